@@ -1,0 +1,70 @@
+"""What a tokenizer is, and how one is read back from a file or an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+TokenIds = npt.NDArray[np.int32]
+
+
+class Tokenizer(Protocol):
+    """Bytes to ids and back. `decode(encode_exact(d)) == d` for any bytes whatever.
+
+    A *lossless* tokenizer has `encode == encode_exact`. One that is not (the contest's own models normalise) encodes as
+    its model does; `encode_exact` then spells a document that would not come back in byte pieces.
+    """
+
+    @property
+    def kind(self) -> str: ...  # "sentencepiece" or "bytes"
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def boundary_id(self) -> int: ...  # BOS: stands between documents, encodes no bytes
+
+    @property
+    def lossless(self) -> bool: ...
+
+    @property
+    def digest(self) -> str: ...  # SHA-256 (hex) of the kind and to_bytes()
+
+    def encode(self, document: bytes) -> TokenIds: ...
+
+    def encode_exact(self, document: bytes) -> TokenIds: ...
+
+    def decode(self, ids: npt.ArrayLike) -> bytes: ...  # control ids give no bytes; ids out of range raise
+
+    def to_bytes(self) -> bytes: ...  # the model as it is stored in an artifact
+
+
+def tokenizer_from_bytes(kind: str, model: bytes) -> Tokenizer:
+    """Read back what `to_bytes` gave; raise `TokenizerError` if it is damaged or of an unknown kind."""
+    from paramgolf.errors import TokenizerError
+    from paramgolf.text.byte_tokenizer import ByteTokenizer
+    from paramgolf.text.sentencepiece_tokenizer import SentencePieceTokenizer
+
+    if kind == "sentencepiece":
+        return SentencePieceTokenizer(model)
+    if kind == "bytes":
+        return ByteTokenizer.from_bytes(model)
+    raise TokenizerError(f"unknown tokenizer kind {kind!r}; known: sentencepiece, bytes")
+
+
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """The byte tokenizer for the word `bytes`, else a SentencePiece `.model` file; raise `TokenizerError`."""
+    from paramgolf.errors import TokenizerError
+    from paramgolf.text.byte_tokenizer import ByteTokenizer
+
+    if str(name) == "bytes":
+        return ByteTokenizer()
+    path = Path(name)
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"cannot read tokenizer {path}: {error.strerror}; give a .model file or 'bytes'") from None
+    return tokenizer_from_bytes("sentencepiece", model)
