@@ -1,0 +1,46 @@
+"""The arithmetic agrees with the module that it describes."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from paramgolf.model.arithmetic import flops_per_token, parameter_count, tensor_shapes
+from paramgolf.model.gpt import GPT
+from paramgolf.recipe import ModelRecipe
+
+RECIPES = [
+    ModelRecipe(),
+    ModelRecipe(layers=1, width=8, heads=1, kv_heads=1, mlp_ratio=1.3),
+    ModelRecipe(layers=5, width=48, heads=6, kv_heads=3, mlp_ratio=2.0),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("vocab_size", [17, 1024])
+def test_shapes_and_count_equal_the_module(recipe: ModelRecipe, vocab_size: int) -> None:
+    """Names, order, shapes and the count equal those of the torch module."""
+    model = GPT(recipe, vocab_size)
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert list(tensor_shapes(recipe, vocab_size).items()) == list(expected.items())
+    assert parameter_count(recipe, vocab_size) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_matrix_flops_equal_the_counted_ones() -> None:
+    """At sequence 1 attention is negligible and the count equals what torch counts for the matrix products."""
+    recipe = RECIPES[2]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        GPT(recipe, 64)(torch.zeros(4, 1, dtype=torch.int64))
+    counts = counter.get_flop_counts()["Global"]
+    products = sum(count for operation, count in counts.items() if str(operation) in ("aten.mm", "aten.addmm"))
+    attention = recipe.layers * 2 * recipe.width * 2
+    assert products == 4 * (flops_per_token(recipe, 64, 1, backward=False) - attention)
+    assert flops_per_token(recipe, 64, 9) == 3 * flops_per_token(recipe, 64, 9, backward=False)
+
+
+def test_arithmetic_needs_no_torch() -> None:
+    """Importing the arithmetic leaves torch unloaded."""
+    code = "import sys, paramgolf.model.arithmetic; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
