@@ -24,7 +24,7 @@ NO_NUMBERS: Mapping[str, Number] = MappingProxyType({})
 class Finding:
     """What one rule found: its name, the status, a sentence a person understands, and the numbers behind it.
 
-    UNPROVEN means that the evidence is missing; it is not a pass. Numbers that JSON cannot hold (inf, nan) become words.
+    UNPROVEN means that the evidence is missing; it is not a pass. Numbers that JSON cannot hold become words.
     """
 
     rule: str
