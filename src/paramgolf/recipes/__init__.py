@@ -1,0 +1,25 @@
+"""Complete runs by name: one module a recipe, each a function that returns a frozen `Recipe`."""
+
+from __future__ import annotations
+
+import difflib
+
+from paramgolf.errors import RecipeError
+from paramgolf.recipe import Recipe
+from paramgolf.recipes.baseline import baseline
+from paramgolf.recipes.quickstart import quickstart
+
+__all__ = ["RECIPE_NAMES", "get_recipe"]
+
+_BUILDERS = {"baseline": baseline, "quickstart": quickstart}
+RECIPE_NAMES = tuple(sorted(_BUILDERS))
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe called `name`; raises `RecipeError` that suggests the nearest name and lists all."""
+    builder = _BUILDERS.get(name)
+    if builder is None:
+        near = difflib.get_close_matches(name, RECIPE_NAMES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise RecipeError(f"no recipe {name!r}; {hint}recipes: {', '.join(RECIPE_NAMES)}")
+    return builder()

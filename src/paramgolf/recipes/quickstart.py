@@ -1,0 +1,28 @@
+"""The recipe of `paramgolf quickstart`: about a million parameters, for a minute or so on two CPU cores."""
+
+from __future__ import annotations
+
+from paramgolf.recipe import (
+    BudgetRecipe,
+    ModelRecipe,
+    OptimRecipe,
+    Recipe,
+    ScoreRecipe,
+    SqueezeRecipe,
+    TokenizerRecipe,
+    TrainRecipe,
+)
+
+
+def quickstart() -> Recipe:
+    """Learning rates and batch come from short runs on the Python standard library: bench/tune_quickstart.py."""
+    return Recipe(
+        name="quickstart",
+        tokenizer=TokenizerRecipe("sentencepiece", 1024),
+        model=ModelRecipe(layers=6, width=128, heads=4, kv_heads=2, mlp_ratio=3.0),
+        optim=OptimRecipe(),
+        train=TrainRecipe(sequence=256, batch_tokens=4096),
+        squeeze=SqueezeRecipe(matrix_bits=6, embedding_bits=8, carry_text=True),
+        score=ScoreRecipe(window=256, stride=192),
+        budget=BudgetRecipe(artifact_bytes=16_000_000, train_seconds=75.0, eval_seconds=600.0),
+    )

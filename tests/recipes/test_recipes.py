@@ -1,0 +1,134 @@
+"""Recipes build, survive JSON, and refuse contradictions with both names and values."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paramgolf.errors import RecipeError
+from paramgolf.model.arithmetic import parameter_count
+from paramgolf.model.gpt import GPT
+from paramgolf.recipe import (
+    BudgetRecipe,
+    ModelRecipe,
+    OptimRecipe,
+    Recipe,
+    ScoreRecipe,
+    SqueezeRecipe,
+    TrainRecipe,
+)
+from paramgolf.recipes import RECIPE_NAMES, get_recipe
+
+
+@pytest.mark.parametrize("name", RECIPE_NAMES)
+def test_recipe_builds_its_model(name: str) -> None:
+    """Each recipe carries its own name, and its model has as many parameters as the arithmetic says."""
+    recipe = get_recipe(name)
+    assert recipe.name == name
+    vocab_size = recipe.tokenizer.vocab_size
+    model = GPT(recipe.model, vocab_size)
+    assert sum(p.numel() for p in model.parameters()) == parameter_count(recipe.model, vocab_size)
+    assert recipe.score.window <= recipe.train.sequence
+
+
+def test_sizes_are_those_announced() -> None:
+    """The quickstart has about one million parameters, the baseline about 17 million."""
+    sizes = {
+        name: parameter_count(get_recipe(name).model, get_recipe(name).tokenizer.vocab_size) for name in RECIPE_NAMES
+    }
+    assert 0.7e6 < sizes["quickstart"] < 1.5e6
+    assert 16e6 < sizes["baseline"] < 18e6
+
+
+@pytest.mark.parametrize("name", RECIPE_NAMES)
+def test_recipe_survives_json(name: str) -> None:
+    """Written and read back, a recipe is equal and has the same fingerprint."""
+    recipe = get_recipe(name)
+    back = Recipe.from_json(recipe.to_json())
+    assert back == recipe
+    assert back.fingerprint() == recipe.fingerprint()
+
+
+def every_setting(record: dict[str, object], where: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    paths: list[tuple[str, ...]] = []
+    for key, value in record.items():
+        paths += every_setting(value, (*where, key)) if isinstance(value, dict) else [(*where, key)]
+    return paths
+
+
+def test_fingerprints_differ_with_any_setting() -> None:
+    """Recipes have distinct fingerprints, and changing any one setting changes the fingerprint."""
+    assert len({get_recipe(name).fingerprint() for name in RECIPE_NAMES}) == len(RECIPE_NAMES)
+    recipe = get_recipe("quickstart")
+    seen = {recipe.fingerprint()}
+    paths = every_setting(dataclasses.asdict(recipe))
+    for path in paths:
+        record = dataclasses.asdict(recipe)
+        inner = record
+        for key in path[:-1]:
+            inner = inner[key]
+        value = inner[path[-1]]
+        changes = {bool: lambda v: not v, int: lambda v: 2 * v, float: lambda v: v / 2, str: lambda v: v + "x"}
+        changed = changes[type(value)](value)
+        choices = {"kind": "bytes", "dtype": "bfloat16", "matrix_bits": 5, "embedding_bits": 7, "ngram_order": 7}
+        inner[path[-1]] = choices.get(path[-1], 128 if path[-1] in ("stride", "heads") else changed)
+        if path[-1] == "heads":
+            inner["heads"] = 2
+        seen.add(Recipe.from_json(json.dumps(record)).fingerprint())
+    assert len(seen) == len(paths) + 1
+
+
+@pytest.mark.parametrize(
+    "wrong,hint",
+    [("quikstart", "did you mean 'quickstart'"), ("base", "did you mean 'baseline'"), ("", ""), ("zzz", "")],
+)
+def test_unknown_names_get_a_suggestion(wrong: str, hint: str) -> None:
+    """An unknown recipe is refused with the nearest name, if any is near, and the list of all."""
+    with pytest.raises(RecipeError, match=f"no recipe {wrong!r}.*{hint}.*recipes: {', '.join(RECIPE_NAMES)}"):
+        get_recipe(wrong)
+
+
+@pytest.mark.parametrize(
+    "make,says",
+    [
+        (lambda: ModelRecipe(width=130, heads=4), "heads=4 does not divide width=130"),
+        (lambda: ModelRecipe(heads=4, kv_heads=3), "kv_heads=3 does not divide heads=4"),
+        (lambda: ModelRecipe(width=12, heads=4), "width=12 / model.heads=4 must be even"),
+        (lambda: ModelRecipe(layers=0), "layers=0 must be positive"),
+        (lambda: ModelRecipe(softcap=float("nan")), "softcap=nan must be positive"),
+        (lambda: OptimRecipe(ema_decay=1.5), "ema_decay=1.5 is outside 0..1"),
+        (lambda: TrainRecipe(sequence=256, batch_tokens=1000), "batch_tokens=1000 .* train.sequence=256"),
+        (lambda: ScoreRecipe(window=64, stride=65), "stride=65 is larger than score.window=64"),
+        (lambda: ScoreRecipe(ngram_order=9), "ngram_order=9"),
+        (lambda: SqueezeRecipe(matrix_bits=9), "matrix_bits=9 is outside 2..8"),
+        (lambda: BudgetRecipe(train_seconds=0), "train_seconds=0 must be positive"),
+    ],
+)
+def test_contradictions_name_fields_and_values(make: object, says: str) -> None:
+    """A contradiction is refused where it is made, with the names and the values of both sides."""
+    with pytest.raises(RecipeError, match=says):
+        make()  # type: ignore[operator]  # a lambda of the table above
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_any_other_json_is_refused_as_a_recipe(record: object) -> None:
+    """No JSON value but a recipe is read, and no other exception escapes."""
+    with pytest.raises(RecipeError):
+        Recipe.from_json(json.dumps(record))
+
+
+def test_names_need_no_torch() -> None:
+    """Listing and reading recipes leaves torch unloaded."""
+    code = (
+        "import sys; from paramgolf.recipes import get_recipe; get_recipe('baseline'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
