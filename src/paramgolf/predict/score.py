@@ -52,13 +52,17 @@ class Score:
     text_name: str = ""
     artifact_digest: str = ""  # SHA-256 (hex) of the file that predicted; "" for a predictor without one
     adapt: str = ""
-    document_hashes: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
+    documents_not_lossless: int | None = None  # that the tokenizer does not give back; None if nobody looked
+    document_bytes: Int64 | None = field(default=None, repr=False)  # [D] raw bytes of each document
+    document_hashes: npt.NDArray[np.uint64] | None = field(default=None, repr=False)  # [D]
 
     def __post_init__(self) -> None:
         if self.bits.shape != (self.plan.token_count,):
             raise ValueError(f"{self.bits.shape[0]} bits for a plan of {self.plan.token_count} tokens")
         if self.bytes < 1:
             raise TextError(f"a text of {self.bytes} bytes has no bits per byte")
+        if self.document_bytes is not None and int(self.document_bytes.sum()) != self.bytes:
+            raise ValueError(f"the documents have {int(self.document_bytes.sum())} bytes, the text {self.bytes}")
 
     @property
     def tokens(self) -> int:

@@ -1,9 +1,9 @@
 """A score on the disk: `score.json` to read, `bits.npz` to check it by and to compare two runs token by token.
 
 `bits.npz` holds plain arrays: `bits` float64 [N] in plan order, `document` int32 [N], `lengths` int64 [D] in tokens,
-`plan` int64 [2] (lanes, chunk), `digest` (of the text, as ASCII bytes), `hashes` uint64 [D] of the documents
-(empty if unknown). Both files are read as if a stranger had written them: no pickle, nothing decompressed, no array
-larger than the file.
+`plan` int64 [2] (lanes, chunk), `digest` (of the text, as ASCII bytes), `sizes` int64 [D] raw bytes and `hashes` uint64
+[D] of the documents (both empty if unknown). Both files are read as if a stranger had written them: no pickle, nothing
+decompressed, no array larger than the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import paramgolf
-from paramgolf.errors import OutputError, RunError
+from paramgolf.errors import OutputError, RunError, TextError
 from paramgolf.predict.audit_record import Audit
 from paramgolf.predict.plan import Plan, plan
 from paramgolf.predict.score import Score
@@ -33,7 +33,15 @@ MAX_JSON_BYTES = 64 * 2**20
 MAX_LANES = 65_536
 MAX_CHUNK = 2**31
 
-_ARRAYS = {"bits": "<f8", "document": "<i4", "lengths": "<i8", "plan": "<i8", "digest": "|u1", "hashes": "<u8"}
+_ARRAYS = {
+    "bits": "<f8",
+    "document": "<i4",
+    "lengths": "<i8",
+    "plan": "<i8",
+    "digest": "|u1",
+    "sizes": "<i8",
+    "hashes": "<u8",
+}
 
 
 def score_record(score: Score) -> dict[str, Any]:
@@ -52,6 +60,7 @@ def score_record(score: Score) -> dict[str, Any]:
         "text": {"name": score.text_name, "digest": score.text_digest},
         "artifact_digest": score.artifact_digest,
         "adapt": score.adapt,
+        "documents_not_lossless": score.documents_not_lossless,
         "audit": score.audit.record(),
         "paramgolf": paramgolf.__version__,
     }
@@ -83,25 +92,35 @@ def score_of(record: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Sco
     if not np.array_equal(arrays["document"], order.document_index()):
         raise RunError(f"{BITS_FILE} does not credit the documents in the order of its plan")
     text = record.get("text")
-    digest = text.get("digest") if isinstance(text, dict) else None
-    if digest != digest_of(arrays):
-        raise RunError(f"{SCORE_FILE} is about text {digest!r}, {BITS_FILE} about {digest_of(arrays)!r}")
-    hashes = arrays["hashes"] if len(arrays["hashes"]) else None
-    if not float_of(record, "bytes") >= 1:
-        raise RunError(f"{SCORE_FILE} says the text has {record['bytes']} bytes")
-    return Score(
-        arrays["bits"],
-        order,
-        int(float_of(record, "bytes")),
-        str(digest),
-        float_of(record, "seconds"),
-        float_of(record, "audit_seconds"),
-        Audit.from_record(record.get("audit")),
-        str(text.get("name")) if isinstance(text, dict) else "",
-        str(record.get("artifact_digest")),
-        str(record.get("adapt")),
-        hashes,
-    )
+    if not isinstance(text, dict) or text.get("digest") != digest_of(arrays):
+        raise RunError(f"{SCORE_FILE} is about text {str(text)[:99]}, {BITS_FILE} about {digest_of(arrays)!r}")
+    changed = record.get("documents_not_lossless")
+    try:
+        return Score(
+            bits=arrays["bits"],
+            plan=order,
+            bytes=int(float_of(record, "bytes")),
+            text_digest=digest_of(arrays),
+            seconds=float_of(record, "seconds"),
+            audit_seconds=float_of(record, "audit_seconds"),
+            audit=Audit.from_record(record.get("audit")),
+            text_name=str(text.get("name")),
+            artifact_digest=str(record.get("artifact_digest")),
+            adapt=str(record.get("adapt")),
+            documents_not_lossless=None if changed is None else int(float_of(record, "documents_not_lossless")),
+            document_bytes=_per_document(arrays, "sizes"),
+            document_hashes=_per_document(arrays, "hashes"),
+        )
+    except (ValueError, TextError) as error:
+        raise RunError(f"{SCORE_FILE}: {error}") from None
+
+
+def _per_document(arrays: dict[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any] | None:
+    if len(arrays[name]) == 0:
+        return None
+    if len(arrays[name]) != len(arrays["lengths"]):
+        raise RunError(f"{BITS_FILE}: {len(arrays[name])} {name} for {len(arrays['lengths'])} documents")
+    return arrays[name]
 
 
 def plan_of(arrays: dict[str, npt.NDArray[Any]]) -> Plan:
@@ -188,14 +207,15 @@ def _array(archive: zipfile.ZipFile, name: str, kind: str, path: Path) -> npt.ND
 def _npz(score: Score) -> bytes:
     if score.plan.world != 1:
         raise ValueError(f"rank {score.plan.rank} of {score.plan.world} holds only its part; combine the parts first")
-    hashes = np.zeros(0, dtype=np.uint64) if score.document_hashes is None else score.document_hashes
+    none = np.zeros(0)
     arrays = {
         "bits": score.bits,
         "document": score.plan.document_index(),
         "lengths": score.plan.lengths,
         "plan": np.array([score.plan.lanes, score.plan.chunk]),
         "digest": np.frombuffer(score.text_digest.encode("ascii"), dtype=np.uint8),
-        "hashes": hashes,
+        "sizes": none if score.document_bytes is None else score.document_bytes,
+        "hashes": none if score.document_hashes is None else score.document_hashes,
     }
     stream = io.BytesIO()
     # Not **arrays: the names are fixed, and savez would take any.
