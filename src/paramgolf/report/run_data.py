@@ -1,0 +1,147 @@
+"""What a run folder holds, read for its page: each part is there, or None and shown as "not measured"."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from paramgolf.errors import RunError
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Cost of every token in plan order: `bits` float64 [N], and the `document` int32 [N] it belongs to."""
+
+    bits: npt.NDArray[np.float64]
+    document: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run folder in memory; `members` are the stored bytes of each file in `model.pyz`."""
+
+    folder: Path
+    recipe: Record | None
+    environment: Record | None
+    metrics: list[Record] | None
+    ledger: list[Record] | None
+    score: Record | None
+    bits: Bits | None
+    verdict: Record | None
+    peers: Record | None
+    parts: Record | None
+    proof: Record | None
+    sizes: Record | None
+    sample: str | None
+    artifact_bytes: int | None
+    members: dict[str, int] | None
+
+
+def read_run(folder: Path) -> RunData:
+    """Read what is there. Raises `RunError` if `folder` is no run, or names the file that is damaged."""
+    if not folder.is_dir():
+        raise RunError(f"no run folder {folder}; give one that train, score --out or quickstart wrote")
+    artifact = folder / "model.pyz"
+    data = RunData(
+        folder=folder,
+        recipe=_record(folder / "recipe.json"),
+        environment=_record(folder / "env.json"),
+        metrics=_lines(folder / "metrics.jsonl"),
+        ledger=_json(folder / "ledger.json", list),
+        score=_record(folder / "score.json"),
+        bits=_bits(folder / "bits.npz"),
+        verdict=_record(folder / "verdict.json"),
+        peers=_record(folder / "peers.json"),
+        parts=_record(folder / "parts.json"),
+        proof=_record(folder / "proof.json"),
+        sizes=_record(folder / "sizes.json"),
+        sample=_printable(_text(folder / "sample.txt")),
+        artifact_bytes=artifact.stat().st_size if artifact.is_file() else None,
+        members=_members(artifact),
+    )
+    if data.recipe is None and data.score is None and data.metrics is None:
+        raise RunError(f"{folder} has no recipe.json, metrics.jsonl or score.json; is this the folder of a run?")
+    return data
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _printable(text: str | None) -> str | None:
+    """Control characters other than line ends and tabs, which HTML cannot hold, as the replacement character."""
+    if text is None:
+        return None
+    return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
+
+
+def _json(path: Path, kind: type) -> Any:
+    text = _text(path)
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, kind):
+        raise RunError(f"{path} should hold a {kind.__name__}, found {type(value).__name__}")
+    return value
+
+
+def _record(path: Path) -> Record | None:
+    value: Record | None = _json(path, dict)
+    return value
+
+
+def _lines(path: Path) -> list[Record] | None:
+    text = _text(path)
+    if text is None:
+        return None
+    records = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if number == len(lines):  # a killed run may leave its last line half written
+                break
+            raise RunError(f"{path} line {number} is not JSON: {line[:60]!r}") from None
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _bits(path: Path) -> Bits | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            bits, document = arrays["bits"].astype(np.float64), arrays["document"].astype(np.int32)
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+    if bits.ndim != 1 or bits.shape != document.shape:
+        raise RunError(f"{path} is damaged: {bits.shape} bits for {document.shape} documents")
+    return Bits(bits, document)
+
+
+def _members(path: Path) -> dict[str, int] | None:
+    if not path.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename: info.compress_size for info in archive.infolist()}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise RunError(f"{path} is no readable artifact: {error}") from None

@@ -1,0 +1,212 @@
+"""The page of a run: complete, self-contained, safe against its own text, and never wider than its window."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paramgolf.errors import RunError
+from paramgolf.recipe import Recipe
+from paramgolf.report.page import member_groups, render, tensor_groups, write_page
+from paramgolf.report.plots import bits_by_position, running_mean
+
+PLOTS = ["peers", "parts", "loss", "position", "ledger", "tensors", "members"]
+HOSTILE = "<script>alert(1)</script> & </pre><img src=x onerror=alert(2)> " + "wide" * 60
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with every part, made of plausible numbers."""
+    folder = tmp_path / "a run with spaces"
+    folder.mkdir()
+    rng = np.random.default_rng(7)
+    steps = np.arange(1, 401)
+    loss = 6.9 * steps**-0.22 + 0.05 * rng.standard_normal(400)
+    lines = [json.dumps({"step": int(s), "seconds": 0.18 * int(s), "loss": float(x)}) for s, x in zip(steps, loss)]
+    _write(folder, "metrics.jsonl", "\n".join(lines) + '\n{"step": 401, "sec')
+    _write(folder, "recipe.json", Recipe(name="quickstart").to_json())
+    phases = [
+        ("tokenizer", False, 0.0, 3.1, None),
+        ("train", True, 3.2, 72.0, 72.0),
+        ("squeeze", True, 75.3, 4.2, None),
+    ]
+    phases += [
+        ("pack", False, 79.6, 1.4, None),
+        ("score", True, 81.1, 21.9, 600.0),
+        ("proof", False, 103.2, 30.8, None),
+    ]
+    names = ("name", "on_clock", "start", "seconds", "limit")
+    _write(folder, "ledger.json", [dict(zip(names, phase)) for phase in phases])
+    lengths = rng.integers(40, 4000, 60)
+    document = np.repeat(np.arange(60, dtype=np.int32), lengths)
+    position = np.concatenate([np.arange(n) for n in lengths])
+    bits = rng.exponential(2.2 + 4.0 / np.sqrt(1 + position))
+    np.savez(folder / "bits.npz", bits=bits, document=document)
+    text = {"name": "standard library 3.11, held out", "digest": "00"}
+    score = {"bpb": 1.2431, "bytes": 1_228_675, "documents": 60, "tokens": len(bits), "seconds": 21.9, "text": text}
+    _write(folder, "score.json", score)
+    findings = [
+        {"rule": "sums-to-one", "status": "PASS", "says": "32 rows sum to one within 2e-9.", "numbers": {}},
+        {"rule": "causal", "status": "FAIL", "says": f"A row moved by 0.4 nats. {HOSTILE}", "numbers": {}},
+        {"rule": "blind-decode", "status": "UNPROVEN", "says": "No position was decoded.", "numbers": {}},
+    ]
+    _write(folder, "verdict.json", {"legal": False, "ruleset": "strict", "findings": findings})
+    peers = {"xz": 1.556, "brotli": 1.528, "zstd": 1.59, "ppmd": 1.4157, "ppmd_primed": None}
+    _write(folder, "peers.json", {"peers": {name: {"bpb": bpb} for name, bpb in peers.items()}})
+    rows = [
+        {"name": "neural rows alone", "bpb": 1.9},
+        {"name": "+ n-gram", "bpb": 1.5},
+        {"name": "+ primer", "bpb": 1.2431},
+    ]
+    _write(folder, "parts.json", {"rows": rows})
+    _write(folder, "proof.json", {"bytes_in": 20480, "bytes_coded": 3190, "identical": True, "seconds": 30.8})
+    environment = {"cpu": "Test CPU", "threads": 2, "gpus": [], "versions": {"python": "3.11.7", "torch": "2.13.0"}}
+    _write(folder, "env.json", {**environment, "commands": ["paramgolf quickstart --seconds 72"]})
+    tensors = {
+        f"blocks.{i}.{name}.weight": 9000 + i for i in range(6) for name in ("attention.query", "mlp.up", "mlp.down")
+    }
+    _write(folder, "sizes.json", {"tensors": {"embedding.weight": 98_000, **tensors}})
+    _write(folder, "sample.txt", f"def read(self):\n    return 1\n{HOSTILE}\n\x00\x1b[31m")
+    with zipfile.ZipFile(folder / "model.pyz", "w") as archive:
+        for name, size in [("weights.bin", 700_000), ("tokenizer.bin", 21_000), ("a.py", 9_000), ("b/c.py", 4_000)]:
+            archive.writestr(name, rng.bytes(size))
+    return folder
+
+
+def test_every_part_is_on_the_page(run: Path) -> None:
+    """A complete run shows its headline, every plot and its verdict; only the peer without a number is unmeasured."""
+    page = render(run)
+    assert page.count("<svg") == len(PLOTS)
+    assert page.count("not measured") == 1
+    for words in ("1.2431", "NOT legal".lower(), "1,228,675 bytes in 60 documents", "20,480 B as 3,190 B", "Test CPU"):
+        assert words in page
+    assert all(f'id="{key}"' in page for key in PLOTS)
+
+
+def test_text_of_the_model_cannot_become_markup(run: Path) -> None:
+    """Tags in a sample or a finding are shown as text: the page has no script and no image."""
+    page = render(run)
+    assert not re.search(r"<(script|img|iframe|object)\b", page)
+    assert page.count(html.escape("<script>alert(1)</script>")) == 2
+
+
+def test_the_page_fetches_nothing(run: Path) -> None:
+    """No address of any kind is on the page: it looks the same offline, and tells nobody that it was opened."""
+    page = render(run)
+    assert "http" not in page and "//" not in re.sub(r"\s", "", page.replace("</", ""))
+    assert set(re.findall(r'(?:href|src)="([^#"][^"]*)', page)) == {"data:,"}
+    assert "@import" not in page and not re.search(r"url\((?!#)", page)
+
+
+def test_colours_come_from_the_page(run: Path) -> None:
+    """No drawing fixes black or a stand-in colour, so that it can be read on a light and on a dark page."""
+    drawings = "".join(re.findall(r"<svg.*?</svg>", render(run), flags=re.DOTALL))
+    assert set(re.findall(r"#[0-9a-f]{6}\b", drawings)) == set()
+    assert {"--ink", "--muted", "--accent", "--soft"} <= set(re.findall(r"var\((--\w+)\)", drawings))
+
+
+@pytest.mark.parametrize("kept", ["recipe.json", "metrics.jsonl", "score.json"])
+def test_missing_parts_are_not_measured(run: Path, kept: str) -> None:
+    """With any one of its main files a run still has a page, which says what was not measured."""
+    for path in run.iterdir():
+        if path.name != kept:
+            path.unlink()
+    page = render(run)
+    assert page.count("<svg") == (1 if kept == "metrics.jsonl" else 0)
+    assert page.count("not measured") > 8
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, run: Path) -> None:
+    """An empty folder, a missing one and a damaged file are named; nothing is written."""
+    with pytest.raises(RunError, match=r"no recipe\.json"):
+        write_page(tmp_path)
+    with pytest.raises(RunError, match="no run folder"):
+        write_page(tmp_path / "nowhere")
+    for name, damage in [("score.json", "{"), ("ledger.json", "{}"), ("metrics.jsonl", "{\n{}\n"), ("bits.npz", "PK")]:
+        kept = (run / name).read_bytes()
+        _write(run, name, damage)
+        with pytest.raises(RunError, match=re.escape(name)):
+            render(run)
+        (run / name).write_bytes(kept)
+    assert not (run / "report.html").exists() and not (tmp_path / "report.html").exists()
+
+
+def test_bits_by_position_is_the_mean_over_documents() -> None:
+    """Interleaved documents are taken apart: position counts within a document, and all bits are accounted for."""
+    document = np.array([0, 1, 0, 1, 1, 2], dtype=np.int32)
+    bits = np.array([1.0, 2.0, 10.0, 20.0, 30.0, 6.0])
+    centres, means = bits_by_position(bits, document)
+    assert centres.tolist() == [1, 2, 3]
+    assert means.tolist() == [3.0, 15.0, 30.0]
+
+
+def test_running_mean_looks_back_only() -> None:
+    """Each value is the mean of itself and those just before."""
+    assert running_mean(np.array([1.0, 3.0, 5.0, 7.0]), 2).tolist() == [1.0, 2.0, 4.0, 6.0]
+
+
+def test_groups_keep_every_byte() -> None:
+    """Grouping tensors and members loses no byte."""
+    tensors = {"blocks.0.mlp.up.weight": 5, "blocks.11.mlp.up.weight": 6, "embedding.weight": 7}
+    assert tensor_groups(tensors) == {"mlp.up": 11, "embedding": 7}
+    assert member_groups({"a.py": 1, "b/c.py": 2, "weights.bin": 4}) == {"runtime source": 3, "weights.bin": 4}
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MEASURE = """
+<!doctype html><body style="margin:0">
+<iframe id="f" src="page.html" style="border:0;width:WIDTHpx;height:900px"></iframe>
+<pre id="out"></pre><script>
+const frame = document.getElementById("f");
+frame.onload = () => {
+  const inside = frame.contentDocument, boxes = {};
+  for (const figure of inside.querySelectorAll("figure")) {
+    const drawing = figure.querySelector("svg");
+    const box = drawing ? drawing.getBoundingClientRect() : {width: 0, height: 0};
+    const texts = [...figure.querySelectorAll("svg text")].map(t => t.getBoundingClientRect());
+    const cut = texts.filter(t => t.left < box.left - 1 || t.right > box.right + 1).length;
+    boxes[figure.id] = [box.width, box.height, cut];
+  }
+  const page = inside.documentElement;
+  document.getElementById("out").textContent =
+    JSON.stringify({scroll: page.scrollWidth, inner: frame.contentWindow.innerWidth, boxes});
+};
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on PATH")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_browser_shows_every_plot_and_nothing_overflows(run: Path, tmp_path: Path, width: int) -> None:
+    """In headless Chromium every plot has a box with area, no label is cut off, no page is wider than its window."""
+    shutil.copy(write_page(run), tmp_path / "page.html")
+    _write(tmp_path, "harness.html", MEASURE.replace("WIDTH", str(width)))
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += [
+        "--allow-file-access-from-files",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=4000",
+    ]
+    command += ["--window-size=1400,1000", "--dump-dom", (tmp_path / "harness.html").as_uri()]
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    found = re.search(r'<pre id="out">(.+?)</pre>', done.stdout)
+    assert found, done.stderr[-2000:]
+    measured = json.loads(html.unescape(found.group(1)))
+    assert measured["inner"] == width and measured["scroll"] <= width
+    assert sorted(measured["boxes"]) == sorted(PLOTS)
+    for key, (wide, high, cut) in measured["boxes"].items():
+        assert wide > 200 and high > 80 and cut == 0, (key, wide, high, cut)
+
+
+def _write(folder: Path, name: str, content: object) -> None:
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / name).write_text(text, encoding="utf-8")
