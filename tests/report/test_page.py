@@ -204,7 +204,7 @@ def test_a_browser_shows_every_plot_and_nothing_overflows(run: Path, tmp_path: P
     assert measured["inner"] == width and measured["scroll"] <= width
     assert sorted(measured["boxes"]) == sorted(PLOTS)
     for key, (wide, high, cut) in measured["boxes"].items():
-        assert wide > 200 and high > 80 and cut == 0, (key, wide, high, cut)
+        assert wide > 200 and high > 60 and cut == 0, (key, wide, high, cut)
 
 
 def _write(folder: Path, name: str, content: object) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from paramgolf.report.svg import ACCENT, INK, LINE, MUTED, SOFT, new_figure, to_svg
 
 Floats = npt.NDArray[np.float64]
-BAR = 0.62
+BAR = 0.64
 ROW_INCHES = 0.29
 
 
@@ -29,7 +29,7 @@ def loss_plot(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     axes.annotate(
         f"{mean[-1]:.3f}",
         (seconds[-1], mean[-1]),
-        (0, 7),
+        (0, 10),
         textcoords="offset points",
         ha="right",
         color=INK,
@@ -74,8 +74,8 @@ def bytes_plot(sizes: Mapping[str, int], label: str) -> str | None:
     if len(ordered) > 12:
         ordered = [*ordered[:11], (f"{len(ordered) - 11} others", sum(size for _, size in ordered[11:]))]
     whole = sum(sizes.values()) or 1
-    texts = [f"{size:,}  {100 * size / whole:.1f} %" for _, size in ordered]
-    return _bars([name for name, _ in ordered], [size for _, size in ordered], texts, None, "bytes", label)
+    texts = [f"{size:,} · {100 * size / whole:.1f} %" for _, size in ordered]
+    return _bars([name for name, _ in ordered], [size for _, size in ordered], texts, None, label)
 
 
 def position_plot(bits: Floats, document: npt.NDArray[np.int32]) -> str | None:
@@ -86,8 +86,9 @@ def position_plot(bits: Floats, document: npt.NDArray[np.int32]) -> str | None:
     figure, axes = new_figure(3.1)
     axes.plot(centres, means, color=ACCENT, linewidth=1.8, marker="o", markersize=3)
     axes.set_xscale("log")
+    axes.set_xlim(0.85, float(centres.max()) * 1.15)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    axes.xaxis.minorticks_off()
     axes.set_ylim(0, float(means.max()) * 1.1)
     axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.set_xlabel("position in the document, tokens")
@@ -100,7 +101,7 @@ def bpb_plot(rows: Sequence[tuple[str, float | None]], strong: str | None, label
     if not any(bpb is not None for _, bpb in rows):
         return None
     texts = ["not measured" if bpb is None else f"{bpb:.4f}" for _, bpb in rows]
-    return _bars([name for name, _ in rows], [bpb or 0.0 for _, bpb in rows], texts, strong, "bits per byte", label)
+    return _bars([name for name, _ in rows], [bpb or 0.0 for _, bpb in rows], texts, strong, label)
 
 
 def bits_by_position(bits: Floats, document: npt.NDArray[np.int32]) -> tuple[Floats, Floats]:
@@ -127,10 +128,8 @@ def running_mean(values: Floats, width: int) -> Floats:
     return mean
 
 
-def _bars(
-    names: Sequence[str], values: Sequence[float], texts: Sequence[str], strong: str | None, unit: str, label: str
-) -> str:
-    figure, axes = new_figure(0.62 + ROW_INCHES * len(names))
+def _bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], strong: str | None, label: str) -> str:
+    figure, axes = new_figure(0.12 + ROW_INCHES * len(names))
     places = np.arange(len(names))[::-1]
     colours = [ACCENT if strong is None or name == strong else SOFT for name in names]
     axes.barh(places, values, height=BAR, color=colours)
@@ -141,9 +140,9 @@ def _bars(
         axes.text(value + largest * 0.015, place, text, va="center", color=colour, fontsize=9, fontweight=weight)
     axes.set_yticks(places, names)
     axes.set_xlim(0, largest * (1.1 + 0.014 * max(map(len, texts))))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if largest >= 10 else f"{value:.1f}")
-    axes.locator_params(axis="x", nbins=5)
-    axes.set_xlabel(unit)
+    # Every bar carries its number, so an axis would only repeat it.
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
     return to_svg(figure, label)
 
 

@@ -22,7 +22,7 @@ ACCENT = "#040404"
 SOFT = "#050505"
 
 _VARIABLES = {"#000000": "--ink", INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", SOFT: "--soft"}
-WIDTH_INCHES = 5.6
+WIDTH_INCHES = 4.9
 
 
 def new_figure(height_inches: float) -> tuple[Figure, Axes]:
