@@ -1,0 +1,100 @@
+"""The illegal predictors: real techniques of the field that are not compression, each with the rule that must catch it.
+
+They wrap any honest base. They exist to test the referee and to show what such a score is worth; nothing legal imports
+them. `docs/legality.md` tells the story behind each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from paramgolf.exhibits.fit_on_chunk import FitOnChunk
+from paramgolf.exhibits.hashed_cache import HashedCache
+from paramgolf.exhibits.lane_leak import LaneLeak
+from paramgolf.exhibits.min_over_scorers import MinOverScorers
+from paramgolf.exhibits.peek import Peek, RenormalisedPeek
+from paramgolf.exhibits.tables import BaseFactory, Documents
+from paramgolf.exhibits.target_gate import TargetGate
+from paramgolf.exhibits.train_first import train_first
+from paramgolf.exhibits.two_pass import two_pass
+from paramgolf.exhibits.update_before_scoring import UpdateBeforeScoring
+from paramgolf.predict.protocol import Predictor
+
+__all__ = ["EXHIBITS", "Exhibit"]
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A rogue: its name, the rule that must catch it, one line on what it does, and how it is built.
+
+    `build(base, held_out)` wraps fresh predictors that `base()` gives; `held_out` is the token ids of every document
+    about to be scored, which an honest predictor is never shown.
+    """
+
+    name: str
+    rule: str
+    summary: str
+    build: Callable[[BaseFactory, Documents], Predictor]
+
+
+_ALL = (
+    Exhibit(
+        "peek", "credit-is-row", "credits the true token with more than its row holds", lambda base, _: Peek(base())
+    ),
+    Exhibit(
+        "renormalised-peek",
+        "blind-to-target",
+        "lifts the true token in its row and renormalises",
+        lambda base, _: RenormalisedPeek(base()),
+    ),
+    Exhibit(
+        "update-before-scoring",
+        "predict-is-pure",
+        "trains on a chunk when asked about it, then answers (#568, #991)",
+        lambda base, _: UpdateBeforeScoring(base),
+    ),
+    Exhibit(
+        "train-first",
+        "score-before-update",
+        "trains on the whole held-out text before scoring it (#152, #462)",
+        train_first,
+    ),
+    Exhibit(
+        "fit-on-chunk",
+        "blind-to-future",
+        "SLOT as published: fits a bias on the targets it then scores (#1430)",
+        lambda base, _: FitOnChunk(base()),
+    ),
+    Exhibit(
+        "hashed-cache",
+        "sums-to-one",
+        "ratio of two hashed buckets at the true token (#727, #779)",
+        lambda base, _: HashedCache(base()),
+    ),
+    Exhibit(
+        "min-over-scorers",
+        "counterfactual-sum",
+        "takes the better of two predictors, token by token (#573, #659)",
+        lambda base, _: MinOverScorers(base),
+    ),
+    Exhibit(
+        "two-pass",
+        "single-pass",
+        "fills a cache in a first pass over the text, reports the second (#846)",
+        two_pass,
+    ),
+    Exhibit(
+        "target-gate",
+        "blind-to-target",
+        "tilts towards a hint only where the realised token suits it (#1420, #2140)",
+        lambda base, _: TargetGate(base()),
+    ),
+    Exhibit(
+        "lane-leak",
+        "lanes-apart",
+        "learns from the tokens other lanes hold in the same chunk (#136, #2139)",
+        lambda base, _: LaneLeak(base()),
+    ),
+)
+EXHIBITS: dict[str, Exhibit] = {exhibit.name: exhibit for exhibit in _ALL}
