@@ -1,0 +1,248 @@
+"""The passes of the referee over a text: each feeds a fresh predictor and writes down what it said.
+
+B lanes, T positions of a chunk, V vocabulary; nats. A *place* is (chunk, lane, position). All passes feed the true
+chunks in plan order; they differ in what is asked before a chunk is observed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from paramgolf.predict.audit import PositionAudit, ask_audited, largest_difference, replace_tokens
+from paramgolf.predict.plan import Plan, plan
+from paramgolf.predict.protocol import Chunk, Float64, Int64, Predictor
+
+Place = tuple[int, int, int]
+
+CUT_TOLERANCE = 1e-4  # nats; an honest neural model moves 1e-6..1e-5 when a tensor's shape changes
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A predictor that can name its state: equal fingerprints, equal state. Optional; checked where offered."""
+
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The text as the referee feeds it, and the places it will look at."""
+
+    plan: Plan
+    chunks: list[Chunk]
+    documents: list[Int64]
+    places: dict[int, list[tuple[int, int]]]  # chunk -> (lane, position)s in decoding order
+
+
+@dataclass
+class Trace:
+    """What a predictor said during one pass: the credits of every chunk [B, T] and the row at every place [V]."""
+
+    realised: list[Float64] = field(default_factory=list)
+    rows: dict[Place, Float64] = field(default_factory=dict)
+
+    def differs(self, other: Trace) -> float:
+        """Largest difference in nats over the chunks and places that both have."""
+        credits = [largest_difference(one, two) for one, two in zip(self.realised, other.realised)]
+        shared = self.rows.keys() & other.rows.keys()
+        return max([0.0, *credits, *(largest_difference(self.rows[place], other.rows[place]) for place in shared)])
+
+    def bits(self, chunks: Sequence[Chunk]) -> Float64:
+        """The credits as bits per token in plan order."""
+        parts = [-realised[chunk.real()] / np.log(2.0) for realised, chunk in zip(self.realised, chunks)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+
+def lay_out(
+    tokens_by_document: Sequence[Int64],
+    *,
+    lanes: int,
+    chunk: int,
+    boundary_id: int,
+    positions: int,
+    rng: np.random.Generator,
+) -> Probed:
+    """Plan the text and draw the places, every real position alike. A text of less than four chunks is cut finer."""
+    documents = [np.asarray(document, dtype=np.int64) for document in tokens_by_document]
+    lengths = [len(document) for document in documents]
+    chunk = max(1, min(chunk, -(-sum(lengths) // (4 * lanes))))
+    order = plan(lengths, lanes=lanes, chunk=chunk)
+    chunks = list(order.chunks(documents, boundary_id))
+    every = np.array([(step, *place) for step, part in enumerate(chunks) for place in np.argwhere(part.real())])
+    drawn = rng.permutation(len(every))[:positions]
+    places: dict[int, list[tuple[int, int]]] = {}
+    for step, lane, position in sorted(every[drawn].tolist(), key=lambda place: (place[0], place[2], place[1])):
+        places.setdefault(step, []).append((lane, position))
+    return Probed(order, chunks, documents, places)
+
+
+def plain_pass(predictor: Predictor, probed: Probed, until: int | None = None) -> Trace:
+    """What a scorer does and nothing else: one ask a chunk, then observe. `until` stops before that chunk."""
+    trace = Trace()
+    for step, chunk in enumerate(probed.chunks[:until]):
+        rows = predictor.predict(_copy(chunk))
+        trace.realised.append(_credits(rows.realised()))
+        for lane, position in probed.places.get(step, []):
+            trace.rows[step, lane, position] = _credits(rows.row(lane, position))
+        predictor.observe(_copy(chunk))
+    return trace
+
+
+@dataclass
+class Questioning:
+    """What the questioned pass found besides its trace."""
+
+    trace: Trace = field(default_factory=Trace)
+    audits: list[PositionAudit] = field(default_factory=list)
+    fingerprints: int = 0
+    fingerprints_changed: int = 0
+
+
+def questioned_pass(predictor: Predictor, probed: Probed, rng: np.random.Generator) -> Questioning:
+    """Audit every drawn place (see `predict.audit`), and ask about a foreign chunk too, at a random moment."""
+    found = Questioning()
+    for step, chunk in enumerate(probed.chunks):
+        before = _fingerprint(predictor)
+        foreign_first = bool(rng.random() < 0.5)
+        if foreign_first:
+            _ask_foreign(predictor, chunk, rng)
+        realised, audits = ask_audited(predictor, chunk, probed.places.get(step, []), rng)
+        if not foreign_first:
+            _ask_foreign(predictor, chunk, rng)
+        found.trace.realised.append(realised)
+        found.audits += audits
+        if before is not None:
+            found.fingerprints += 1
+            found.fingerprints_changed += _fingerprint(predictor) != before
+        predictor.observe(_copy(chunk))
+    return found
+
+
+def blind_pass(predictor: Predictor, probed: Probed) -> Trace:
+    """A decoder's view: before a place's row is given, its token and all that follows, in every lane, are withheld (0).
+
+    The true chunk is shown only in `observe`. Credits are left out: a decoder has none.
+    """
+    trace = Trace()
+    for step, chunk in enumerate(probed.chunks):
+        for lane, position in probed.places.get(step, []):
+            withheld = _copy(chunk)
+            withheld.tokens[:, position:] = 0
+            trace.rows[step, lane, position] = _credits(predictor.predict(withheld).row(lane, position))
+        predictor.observe(_copy(chunk))
+    return trace
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """One place where every token (or `asked` of them) was credited in turn, and what their probabilities sum to."""
+
+    place: Place
+    total: float
+    asked: int
+    cut: bool  # whether the chunk could be cut after the place
+
+
+def counterfactual_pass(
+    predictor: Predictor, probed: Probed, places: Sequence[Place], most: int, rng: np.random.Generator
+) -> list[Counterfactual]:
+    """At each place credit every token as if it were the true one, in random order and in the same state.
+
+    The chunk is cut after the place, which is cheap and changes nothing for an honest predictor; if it changes the true
+    token's credit, whole chunks are asked for. A vocabulary larger than `most` is sampled: the `most` / 2 likeliest
+    tokens and as many random ones, whose probabilities beyond the row's entries are scaled up.
+    """
+    found = []
+    for step, chunk in enumerate(probed.chunks):
+        for place in places:
+            if place[0] == step:
+                cut = _cut_after(chunk, place[2])
+                same = _credit_moves(predictor, chunk, cut, place) <= CUT_TOLERANCE
+                total, asked = _credit_all(predictor, cut if same else chunk, place, most, rng)
+                found.append(Counterfactual(place, total, asked, same))
+        predictor.observe(_copy(chunk))
+    return found
+
+
+def noise(probed: Probed, vocab_size: int, rng: np.random.Generator, from_chunk: int = 0) -> list[Int64]:
+    """The documents with every token that is scored in chunk `from_chunk` or later replaced by uniform noise."""
+    documents = [document.copy() for document in probed.documents]
+    late = probed.plan.segments.take(probed.plan.segments.step >= from_chunk)
+    for document, offset, length in zip(late.document.tolist(), late.offset.tolist(), late.length.tolist()):
+        part = documents[document][offset : offset + length]
+        part[:] = rng.integers(0, vocab_size, len(part))
+    return documents
+
+
+def _credit_moves(predictor: Predictor, chunk: Chunk, cut: Chunk, place: Place) -> float:
+    """How far the true token's credit moves when the chunk ends with it, in nats."""
+    _, lane, position = place
+    one, two = (_credits(predictor.predict(_copy(part)).realised())[lane, [position]] for part in (chunk, cut))
+    return largest_difference(one, two)
+
+
+def _credit_all(
+    predictor: Predictor, chunk: Chunk, place: Place, most: int, rng: np.random.Generator
+) -> tuple[float, int]:
+    """The (estimated) sum over all tokens of what each would be credited with, and how many were asked."""
+    _, lane, position = place
+    # The row is taken with another target, so that a row made for the true one is not what the sum is judged by.
+    row = _row_for_another_target(predictor, chunk, lane, position, rng)
+    head, tail, weight = _tokens_to_ask(row, int(chunk.tokens[lane, position]), most, rng)
+    credit = dict.fromkeys([*head, *tail], 0.0)
+    for candidate in rng.permutation(list(credit)).tolist():
+        asked = _copy(chunk)
+        asked.tokens[lane, position] = candidate
+        credit[candidate] = float(predictor.predict(asked).realised()[lane, position])
+    if not tail:
+        return float(np.exp(list(credit.values())).sum()), len(credit)
+    beyond = {v: float(np.exp(credit[v]) - np.exp(row[v])) for v in credit}
+    total = np.exp(row).sum() + sum(beyond[v] for v in head) + weight * sum(beyond[v] for v in tail)
+    return float(total), len(credit)
+
+
+def _row_for_another_target(
+    predictor: Predictor, chunk: Chunk, lane: int, position: int, rng: np.random.Generator
+) -> Float64:
+    where = np.zeros(chunk.tokens.shape, dtype=np.bool_)
+    where[lane, position] = True
+    return _credits(predictor.predict(replace_tokens(chunk, where, predictor.vocab_size, rng)).row(lane, position))
+
+
+def _tokens_to_ask(row: Float64, token: int, most: int, rng: np.random.Generator) -> tuple[list[int], list[int], float]:
+    """Tokens asked for certain, tokens sampled from the rest, and how many of the rest each sampled one stands for."""
+    order = np.argsort(-row)
+    if len(row) <= most:
+        return order.tolist(), [], 0.0
+    head = list(dict.fromkeys([*order[: most // 2].tolist(), token]))
+    rest = np.setdiff1d(order, head)
+    tail = rng.permutation(rest)[: most - len(head)].tolist()
+    return head, tail, len(rest) / max(len(tail), 1)
+
+
+def _cut_after(chunk: Chunk, position: int) -> Chunk:
+    return Chunk(chunk.tokens[:, : position + 1].copy(), np.minimum(chunk.lengths, position + 1), chunk.starts.copy())
+
+
+def _ask_foreign(predictor: Predictor, chunk: Chunk, rng: np.random.Generator) -> None:
+    """Ask about quite another text at the same place; the answer is thrown away."""
+    tokens = rng.integers(0, predictor.vocab_size, chunk.tokens.shape)
+    foreign = dataclasses.replace(_copy(chunk), tokens=tokens)
+    predictor.predict(foreign).realised()
+
+
+def _fingerprint(predictor: Predictor) -> str | None:
+    return predictor.fingerprint() if isinstance(predictor, Fingerprinted) else None
+
+
+def _credits(values: Float64) -> Float64:
+    return np.array(values, dtype=np.float64)  # a copy: the predictor may reuse its buffers
+
+
+def _copy(chunk: Chunk) -> Chunk:
+    return Chunk(chunk.tokens.copy(), chunk.lengths.copy(), chunk.starts.copy())
