@@ -1,0 +1,76 @@
+"""The rule about time: every phase is listed, and those that learn or predict fit their limits (C7; O3, O4)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from paramgolf.clock import Entry
+from paramgolf.referee.evidence import Evidence
+from paramgolf.referee.finding import Finding
+from paramgolf.referee.limits import Limits
+
+# What reads the training text to set weights is training, on the clock or not (ruling of 24 March, #609).
+_LEARNS = re.compile(r"train|calibrat|gptq|hessian|finetune|fine-tune", re.IGNORECASE)
+_EVALUATES = re.compile(r"score|scoring|eval|test-time|ttt", re.IGNORECASE)
+
+
+def ledger(found: Evidence, limits: Limits) -> Finding:
+    """Training with calibration, and evaluation, each within its seconds; off-clock phases are named."""
+    entries = found.ledger
+    if entries is None:
+        damaged = "ledger.json" in found.problems
+        says = f"nobody knows how long it took: {found.trouble('ledger.json')}."
+        return Finding("ledger", "FAIL" if damaged else "UNPROVEN", says)
+    if any(not math.isfinite(entry.seconds) or entry.seconds < 0 for entry in entries):
+        return Finding("ledger", "FAIL", "ledger.json lists a phase of negative or endless duration.")
+    train = sum(entry.seconds for entry in entries if _is_training(entry))
+    evaluation = _evaluation(found, entries)
+    off = [entry for entry in entries if not entry.on_clock and not _is_training(entry) and not _evaluates(entry)]
+    numbers: dict[str, float | int | str] = {
+        "train_seconds": train,
+        "train_limit": limits.train_seconds,
+        "eval_seconds": math.nan if evaluation is None else evaluation,
+        "eval_limit": limits.eval_seconds,
+        "off_clock_seconds": sum(entry.seconds for entry in off),
+        "phases": len(entries),
+    }
+    aside = f" Off the clock: {_listed(off)}." if off else " Nothing is off the clock."
+    if train > limits.train_seconds + limits.train_slack:
+        says = f"training took {train:.1f} s, {limits.train_seconds:g} s are allowed."
+        return Finding("ledger", "FAIL", says + aside, numbers)
+    if evaluation is not None and evaluation > limits.eval_seconds:
+        says = f"evaluation took {evaluation:.1f} s, {limits.eval_seconds:g} s are allowed."
+        return Finding("ledger", "FAIL", says + aside, numbers)
+    if not any(_LEARNS.search(entry.name) for entry in entries):
+        return Finding("ledger", "UNPROVEN", f"ledger.json lists no training among {_listed(entries)}.", numbers)
+    if evaluation is None:
+        return Finding(
+            "ledger", "UNPROVEN", f"training took {train:.1f} s; nobody timed the evaluation." + aside, numbers
+        )
+    says = f"training took {train:.1f} of {limits.train_seconds:g} s,"
+    says += f" evaluation {evaluation:.1f} of {limits.eval_seconds:g} s."
+    return Finding("ledger", "PASS", says + aside, numbers)
+
+
+def _is_training(entry: Entry) -> bool:
+    if _EVALUATES.search(entry.name):
+        return False
+    return entry.on_clock or _LEARNS.search(entry.name) is not None
+
+
+def _evaluates(entry: Entry) -> bool:
+    return _EVALUATES.search(entry.name) is not None
+
+
+def _evaluation(found: Evidence, entries: Iterable[Entry]) -> float | None:
+    """The longer of what the ledger and the score say."""
+    seconds = (found.score or {}).get("seconds")
+    listed = [entry.seconds for entry in entries if _evaluates(entry)]
+    told = [float(seconds)] if isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0 else []
+    return max([sum(listed), *told]) if listed or told else None
+
+
+def _listed(entries: Iterable[Entry]) -> str:
+    return ", ".join(f"{entry.name[:40]} {entry.seconds:.1f} s" for entry in entries) or "nothing"
