@@ -1,0 +1,38 @@
+"""The manifest of a shard folder: what the files are, and from which text and tokenizer they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from paramgolf.errors import ShardError
+
+MANIFEST = "manifest.json"
+FORMAT = "paramgolf-shards"
+TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "bytes": "tokenizer.json"}
+TRAIN_GLOB, HELD_OUT_GLOB = "*_train_*.bin", "*_val_*.bin"
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The folder's manifest, or an empty one; raise `ShardError` if it is not the manifest of these files."""
+    file = path / MANIFEST
+    if not file.exists():
+        return {}
+    try:
+        manifest = json.loads(file.read_bytes())
+        if manifest.get("format") != FORMAT:
+            return {}
+        missing = sorted(set(manifest["files"]) - {entry.name for entry in path.iterdir()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ShardError(f"{file} is no manifest: {error}") from None
+    if missing:
+        raise ShardError(f"{path} lacks {', '.join(missing)}, which {MANIFEST} lists")
+    return dict(manifest)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,145 @@
+"""A folder of shards, its tokenizer and its manifest: written once, opened by training and scoring."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from paramgolf.errors import OutputError, ShardError, TextError, TokenizerError
+from paramgolf.text.manifest import HELD_OUT_GLOB, TOKENIZER_FILES, TRAIN_GLOB, file_digest, read_manifest
+from paramgolf.text.shard_writer import write_folder
+from paramgolf.text.shards import MOST_TOKENS, Uint16, read_shard
+from paramgolf.text.text import HeldOutText, TrainText, require_disjoint, require_train_text
+from paramgolf.text.tokenizer import Tokenizer, tokenizer_from_bytes
+
+SHARD_TOKENS = 100_000_000
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """Shards of one tokenizer, opened with `open`. `manifest` is empty for a folder that has none (the contest's)."""
+
+    path: Path
+    tokenizer: Tokenizer
+    manifest: dict[str, Any]
+    train_files: tuple[Path, ...]
+    held_out_files: tuple[Path, ...]
+
+    @staticmethod
+    def open(path: Path, tokenizer: Tokenizer | None = None, check_ids: bool = True) -> ShardFolder:
+        """Open and validate a folder; shards are taken in the order of their names.
+
+        `tokenizer` is needed when the folder has none of its own. Headers and sizes of all shards are checked always,
+        ids against the vocabulary unless `check_ids` is off (it reads every shard once). Raises `TextError` if the
+        folder or its shards are missing, `ShardError`, and `TokenizerError` if the tokenizer is missing or another one.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        tokenizer = _find_tokenizer(path, manifest, tokenizer)
+        train_files, held_out_files = shard_files(path)
+        for shard in (*train_files, *held_out_files):
+            read_shard(shard, tokenizer.vocab_size if check_ids else None)
+        return ShardFolder(path, tokenizer, manifest, train_files, held_out_files)
+
+    def train_shards(self) -> list[Uint16]:
+        """Memory maps uint16 of the training shards; raises `TextError` if there are none."""
+        if not self.train_files:
+            raise TextError(f"{self.path} has no training shard ({TRAIN_GLOB})")
+        return [read_shard(shard) for shard in self.train_files]
+
+    def held_out_documents(self) -> list[npt.NDArray[np.int32]]:
+        """Ids int32 of each held-out document, without its BOS; raises `TextError` if there are no held-out shards.
+
+        Tokens before the first BOS, which only a folder of other making has, are a document too.
+        """
+        if not self.held_out_files:
+            raise TextError(f"{self.path} has no held-out shard ({HELD_OUT_GLOB})")
+        stream = np.concatenate([read_shard(shard) for shard in self.held_out_files]).astype(np.int32)
+        starts = np.flatnonzero(stream == self.tokenizer.boundary_id)
+        documents = np.split(stream, starts)
+        return ([documents[0]] if len(documents[0]) else []) + [document[1:] for document in documents[1:]]
+
+    def held_out_text(self) -> HeldOutText:
+        """The held-out documents as the tokenizer decodes them: the raw text if the tokenizer is lossless."""
+        name = self.manifest.get("held_out", {}).get("name", f"{self.path.name}-held-out")
+        return HeldOutText(str(name), [self.tokenizer.decode(ids) for ids in self.held_out_documents()])
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the manifest says that every document comes back; False where nothing is known."""
+        sides = (self.manifest.get("train", {}), self.manifest.get("held_out", {}))
+        return all(side.get("documents_that_differ") == 0 for side in sides)
+
+    def verify(self) -> None:
+        """Compare the SHA-256 of every file with the manifest; raise `ShardError` naming the first that differs."""
+        for name, record in self.manifest.get("files", {}).items():
+            try:
+                found = file_digest(self.path / name)
+            except OSError as error:
+                raise ShardError(f"cannot read {self.path / name}: {error.strerror}") from None
+            if found != record["sha256"]:
+                raise ShardError(f"{self.path / name}: expected SHA-256 {record['sha256']}, found {found}")
+
+
+def shard_files(path: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Training and held-out shards of a folder by name; raise `TextError` if it has neither."""
+    if not path.is_dir():
+        raise TextError(f"no such folder of shards: {path}")
+    train, held_out = tuple(sorted(path.glob(TRAIN_GLOB))), tuple(sorted(path.glob(HELD_OUT_GLOB)))
+    if not train and not held_out:
+        raise TextError(f"no shards in {path}: expected {TRAIN_GLOB} and {HELD_OUT_GLOB}; see 'paramgolf data prepare'")
+    return train, held_out
+
+
+def prepare(
+    train: TrainText, held_out: HeldOutText, tokenizer: Tokenizer, out: Path, shard_tokens: int = SHARD_TOKENS
+) -> ShardFolder:
+    """Write shards, tokenizer and manifest to the new folder `out`, and open it.
+
+    The stream is, for every document, BOS and then `tokenizer.encode` of it (which is exact if the tokenizer is
+    lossless). A document may straddle two shards of its side. Work is done in `out` + `.partial`, which is renamed at
+    the end and removed on any failure. Raises `OutputError` if `out` exists or cannot be written (a full disk),
+    `LeakError` if a held-out document is in the training text, `TokenizerError` for a vocabulary beyond uint16.
+    """
+    require_train_text(train, "preparing training shards")
+    require_disjoint(train, held_out)
+    if tokenizer.vocab_size > 65536:
+        raise TokenizerError(f"shards hold 16-bit ids; this vocabulary has {tokenizer.vocab_size}")
+    if not 1 <= shard_tokens <= MOST_TOKENS:
+        raise OutputError(f"shard_tokens={shard_tokens} is outside 1..{MOST_TOKENS}")
+    out = Path(out)
+    partial = out.with_name(f"{out.name}.partial")
+    for path in (out, partial):
+        if path.exists() or path.is_symlink():
+            raise OutputError(f"{path} exists; choose another folder or remove it")
+    try:
+        partial.mkdir(parents=True)
+        try:
+            write_folder(train, held_out, tokenizer, partial, shard_tokens)
+            partial.rename(out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror}; nothing was left behind") from None
+    return ShardFolder.open(out)
+
+
+def _find_tokenizer(path: Path, manifest: dict[str, Any], given: Tokenizer | None) -> Tokenizer:
+    own = next(((kind, path / name) for kind, name in TOKENIZER_FILES.items() if (path / name).is_file()), None)
+    if given is None:
+        if own is None:
+            raise TokenizerError(f"{path} has no tokenizer of its own; name the one it was made with (a .model file)")
+        given = tokenizer_from_bytes(own[0], own[1].read_bytes())
+    recorded = manifest.get("tokenizer", {}).get("digest")
+    if recorded is not None and recorded != given.digest:
+        raise TokenizerError(
+            f"{path} was made with tokenizer {recorded[:12]}, this one is {given.digest[:12]} "
+            f"({given.vocab_size} ids); use the folder's own"
+        )
+    return given
