@@ -116,7 +116,8 @@ def score(
     for step, chunk in enumerate(plan.chunks(tokens_by_document, boundary_id)):
         real = chunk.real()
         _check_ids(chunk.tokens, predictor.vocab_size)
-        positions = _draw(real, step, plan.steps, audit_positions - len(audits), rng)
+        at_an_end = step in (0, plan.steps - 1)
+        positions = _draw(real, len(bits) - credited, audit_positions - len(audits), at_an_end, rng)
         before = time.perf_counter()
         if positions:
             with np.errstate(invalid="ignore"):  # an infinite credit is refused below, with its place
@@ -177,12 +178,13 @@ def _worst(one: Audit, other: Audit) -> Audit:
     return dataclasses.replace(one, positions=one.positions + other.positions, **errors)
 
 
-def _draw(real: Bool, step: int, steps: int, left: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Positions of this chunk to audit: a fair share of those `left`, at least one in the first and the last chunk."""
-    count = int(rng.binomial(max(left, 0), 1 / (steps - step)))
-    if step in (0, steps - 1):
-        count = max(count, 1)
+def _draw(real: Bool, tokens_left: int, left: int, at_an_end: bool, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Positions of this chunk to audit: its part of `left` drawn among all `tokens_left`; at least one at an end."""
     places = np.argwhere(real)
+    wanted = min(max(left, 0), tokens_left)
+    count = int(rng.hypergeometric(wanted, tokens_left - wanted, len(places))) if len(places) else 0
+    if at_an_end and len(places):
+        count = max(count, 1)
     chosen = rng.permutation(len(places))[:count]
     return [(int(lane), int(position)) for lane, position in places[chosen]]
 

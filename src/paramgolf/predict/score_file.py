@@ -25,6 +25,7 @@ from paramgolf.predict.score import Score
 from paramgolf.run_folder import RunFolder, write_atomically
 
 SCORE_FILE = "score.json"
+HASHES_FILE = "train_documents.npy"
 BITS_FILE = "bits.npz"
 BPB_TOLERANCE = (
     1e-9  # bits per byte; the same sum of the same float64 values is exact, other machines may add otherwise
@@ -187,20 +188,39 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise RunError(f"{path} is damaged: {error}") from None
 
 
+def write_hashes(hashes: npt.NDArray[np.uint64], folder: RunFolder | Path) -> Path:
+    """Put the hashes of the training documents [D] (`score_text.document_hashes`) beside a run, for the referee."""
+    path = (folder.path if isinstance(folder, RunFolder) else folder) / HASHES_FILE
+    if path.exists():
+        raise OutputError(f"{path} exists already; choose another folder, or move it away")
+    return write_atomically(path, _npy(hashes, "<u8"))
+
+
+def read_hashes(path: Path) -> npt.NDArray[np.uint64]:
+    """The hashes of the training documents; `RunError` for any other file."""
+    try:
+        return _vector(path.read_bytes(), "<u8", str(path))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+
+
 def _array(archive: zipfile.ZipFile, name: str, kind: str, path: Path) -> npt.NDArray[Any]:
     member = archive.getinfo(f"{name}.npy")
     if member.compress_type != zipfile.ZIP_STORED or member.file_size > path.stat().st_size:
         raise RunError(
             f"{path}: {name} is compressed or larger than the file; the members of bits.npz are stored plain"
         )
-    data = archive.read(member)
+    return _vector(archive.read(member), kind, f"{path}: {name}")
+
+
+def _vector(data: bytes, kind: str, where: str) -> npt.NDArray[Any]:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
-        raise RunError(f"{path}: {name} has array format {version}, expected (1, 0)")
+        raise RunError(f"{where} has array format {version}, expected (1, 0)")
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.str != kind or len(shape) != 1 or shape[0] * dtype.itemsize != len(data) - stream.tell():
-        raise RunError(f"{path}: {name} is {dtype.str} {shape}, expected {kind} in one dimension and nothing after it")
+        raise RunError(f"{where} is {dtype.str} {shape}, expected {kind} in one dimension and nothing after it")
     return np.frombuffer(data, dtype=dtype, offset=stream.tell())
 
 
@@ -218,14 +238,15 @@ def _npz(score: Score) -> bytes:
         "hashes": none if score.document_hashes is None else score.document_hashes,
     }
     stream = io.BytesIO()
-    # Not **arrays: the names are fixed, and savez would take any.
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, kind in _ARRAYS.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(
-                member, np.ascontiguousarray(arrays[name], dtype=kind), (1, 0), allow_pickle=False
-            )
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), _npy(arrays[name], kind))
+    return stream.getvalue()
+
+
+def _npy(array: npt.NDArray[Any], kind: str) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.ascontiguousarray(array, dtype=kind), (1, 0), allow_pickle=False)
     return stream.getvalue()
 
 

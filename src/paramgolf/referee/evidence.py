@@ -19,7 +19,7 @@ from paramgolf.clock import Entry, entries_of
 from paramgolf.errors import ParamgolfError
 from paramgolf.predict.audit_record import Audit
 from paramgolf.predict.plan import Plan
-from paramgolf.predict.score_file import plan_of, read_arrays, read_json, read_record
+from paramgolf.predict.score_file import HASHES_FILE, plan_of, read_arrays, read_hashes, read_json, read_record
 from paramgolf.recipe import Recipe
 from paramgolf.referee.artifact_facts import ArtifactFacts, artifact_facts
 
@@ -53,6 +53,7 @@ class Evidence:
     audit: Audit | None = None
     arrays: Arrays | None = field(default=None, repr=False)
     plan: Plan | None = field(default=None, repr=False)
+    train_hashes: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
     artifact: ArtifactFacts | None = None
 
     def trouble(self, *names: str) -> str:
@@ -84,6 +85,7 @@ def run_evidence(folder: Path) -> Evidence:
         audit=None if score is None or score.get("audit") is None else reader.read("score.json", _audit),
         arrays=arrays,
         plan=None if arrays is None else reader.read("bits.npz", lambda _: plan_of(arrays)),
+        train_hashes=reader.read(HASHES_FILE, read_hashes),
         artifact=reader.read("model.pyz", artifact_facts),
         problems=reader.problems,
     )
@@ -98,16 +100,6 @@ def artifact_evidence(path: Path) -> Evidence:
     except ParamgolfError as error:
         problems["model.pyz"] = str(error)
     return Evidence(path=path, files={"model.pyz": path.stat().st_size}, problems=problems, artifact=facts)
-
-
-def known_hashes(record: object) -> npt.NDArray[np.uint64] | None:
-    """Document hashes as env.json lists them (16 hex digits each); None if there is no such list."""
-    if not isinstance(record, list):
-        return None
-    try:
-        return np.array([int(entry, 16) for entry in record], dtype=np.uint64)
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 class _Reader:

@@ -8,7 +8,7 @@ from paramgolf.referee.limits import Limits
 
 
 def size(found: Evidence, limits: Limits) -> Finding:
-    """The whole file on the disk fits the cap (O2); also shown without the tokenizer, which the contest does not count."""
+    """The file on the disk fits the cap (O2); shown without the tokenizer too, which the contest does not count."""
     cap = limits.artifact_bytes
     if "model.pyz" not in found.files:
         return Finding("size", "UNPROVEN", "there is no model.pyz to weigh.", {"limit": cap})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paramgolf.referee.evidence import RUN_FILES, Evidence, known_hashes
+from paramgolf.referee.evidence import RUN_FILES, Evidence
 from paramgolf.referee.finding import Finding
 from paramgolf.referee.limits import Limits
 
@@ -32,7 +32,7 @@ def data_separation(found: Evidence, _: Limits) -> Finding:
     numbers: dict[str, float | int | str] = {"train_sha256": train["digest"][:64], "held_out_sha256": held_out[:64]}
     if train["digest"] == held_out:
         return Finding(rule, "FAIL", "the text that was scored is the text that was trained on.", numbers)
-    known = known_hashes(train.get("hashes"))
+    known = found.train_hashes
     mine = found.arrays["hashes"] if found.arrays is not None else np.zeros(0, dtype=np.uint64)
     if known is None or len(mine) == 0:
         says = (
