@@ -79,10 +79,15 @@ class OptimRecipe:
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """The training loop: shape of a batch, warm-up, and where it stops besides the clock."""
+    """The training loop: shape of a batch, warm-up, and where it stops besides the clock.
+
+    `batch_tokens` is the batch of all ranks; a rank takes its share in pieces of at most `micro_tokens` at a time.
+    `compile` and `dtype="bfloat16"` take effect on a GPU only.
+    """
 
     sequence: int = 256
     batch_tokens: int = 8192
+    micro_tokens: int = 65_536
     max_steps: int = 1_000_000
     warmup_steps: int = 2
     compile: bool = False
@@ -90,7 +95,11 @@ class TrainRecipe:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        _positive(self, "sequence", "batch_tokens", "max_steps", "checkpoint_seconds")
+        _positive(self, "sequence", "batch_tokens", "micro_tokens", "max_steps", "checkpoint_seconds")
+        if self.micro_tokens < self.sequence:
+            raise RecipeError(
+                f"train.micro_tokens={self.micro_tokens} is below train.sequence={self.sequence}: no sequence fits"
+            )
         if self.batch_tokens % self.sequence:
             raise RecipeError(
                 f"train.batch_tokens={self.batch_tokens} is no multiple of train.sequence={self.sequence}"
@@ -178,7 +187,8 @@ class Recipe:
             record = json.loads(text)
         except ValueError as error:
             raise RecipeError(f"recipe is not JSON: {error}") from None
-        return _build(Recipe, record, "recipe")
+        recipe: Recipe = _build(Recipe, record, "recipe")
+        return recipe
 
 
 def _build(kind: type[Any], record: object, where: str) -> Any:

@@ -40,3 +40,17 @@ def flops_per_token(recipe: ModelRecipe, vocab_size: int, sequence: int, *, back
     weights = sum(math.prod(s) for s in tensor_shapes(recipe, vocab_size).values() if len(s) == 2)
     attention = recipe.layers * 2 * recipe.width * (sequence + 1)
     return (2 * weights + attention) * (3 if backward else 1)
+
+
+def squeezed_bytes(recipe: ModelRecipe, vocab_size: int, matrix_bits: int, embedding_bits: int) -> int:
+    """Estimate of the packed weights in bytes: the bits of every number, and 16 for each row's scale.
+
+    The entropy coder does better on trained weights; the container, tokenizer and runtime come on top.
+    """
+    bits = 0
+    for name, shape in tensor_shapes(recipe, vocab_size).items():
+        if len(shape) == 1:
+            bits += 16 * shape[0]
+        else:
+            bits += math.prod(shape) * (embedding_bits if name == "embedding.weight" else matrix_bits) + 16 * shape[0]
+    return bits // 8
