@@ -1,0 +1,67 @@
+"""What recipes exist; with a name, everything that decides a run of it and the tensors of its model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+
+from paramgolf.cli.output import Output
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """An optional name."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe; without it all are listed")
+
+
+def run(options: argparse.Namespace, output: Output) -> int:
+    """List the recipes, or show one."""
+    if options.name is None:
+        _list(output)
+    else:
+        _show(options.name, output)
+    return 0
+
+
+def _list(output: Output) -> None:
+    from paramgolf.model.arithmetic import parameter_count
+    from paramgolf.recipes import RECIPE_NAMES, get_recipe
+
+    rows, records = [], []
+    for name in RECIPE_NAMES:
+        recipe = get_recipe(name)
+        count = parameter_count(recipe.model, recipe.tokenizer.vocab_size)
+        seconds = recipe.budget.train_seconds
+        rows.append((name, f"{count:,} parameters", f"{seconds:g} s of training"))
+        records.append({"name": name, "parameters": count, "train_seconds": seconds})
+    output.table(rows, right=(1, 2))
+    output.next("paramgolf", "recipes", RECIPE_NAMES[0])
+    output.result({"recipes": records})
+
+
+def _show(name: str, output: Output) -> None:
+    from paramgolf.model.arithmetic import parameter_count, squeezed_bytes, tensor_shapes
+    from paramgolf.recipes import get_recipe
+
+    recipe = get_recipe(name)
+    vocab_size = recipe.tokenizer.vocab_size
+    shapes = tensor_shapes(recipe.model, vocab_size)
+    count = parameter_count(recipe.model, vocab_size)
+    squeeze = recipe.squeeze
+    estimate = squeezed_bytes(recipe.model, vocab_size, squeeze.matrix_bits, squeeze.embedding_bits)
+    output.table([(tensor, " x ".join(map(str, shape)), f"{math.prod(shape):,}") for tensor, shape in shapes.items()])
+    output.say(f"{count:,} parameters, weights of about {estimate:,} bytes")
+    output.say(recipe.to_json())
+    output.next("paramgolf", "train", name, "--data", "SHARDS")
+    output.result(
+        {
+            "name": recipe.name,
+            "parameters": count,
+            # Everything that is trained is exported: the embedding is tied, and nothing is thrown away.
+            "exported_parameters": count,
+            "tensors": {tensor: list(shape) for tensor, shape in shapes.items()},
+            "estimated_weight_bytes": estimate,
+            "fingerprint": recipe.fingerprint(),
+            "recipe": json.loads(recipe.to_json()),
+        }
+    )
