@@ -40,7 +40,7 @@ def score_text(
     """Score `text`, or its first whole documents of at least one and at most `limit` bytes, with the artifact.
 
     Lanes and chunk come from the artifact's recipe; `adapt` None means the recipe's own. `artifact_digest` is the
-    SHA-256 of the file, which ties the score to it. Raises `LeakError` unless the text is held out, and what `score` raises.
+    SHA-256 of the file, which ties the score to it. Raises `LeakError` unless the text is held out, else as `score`.
     """
     from paramgolf.predict.adapt import build_predictor
 

@@ -64,6 +64,12 @@ class Evidence:
         missing = [name for name in names if name not in self.files]
         return f"{', '.join(missing)} is missing" if missing else ""
 
+    def artifact_path(self) -> Path | None:
+        """Where the artifact lies, if there is one."""
+        if "model.pyz" not in self.files:
+            return None
+        return self.path if self.path.is_file() else self.path / "model.pyz"
+
     def text_digest(self) -> str:
         """Digest of the held-out text as score.json says it; "" if it does not."""
         text = (self.score or {}).get("text")
