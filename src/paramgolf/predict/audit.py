@@ -2,14 +2,15 @@
 
 Shapes: B lanes, T positions, V vocabulary. Everything is in nats.
 
-At position (b, t) the row is asked for several times: with the true chunk (twice or more), with only token t replaced,
-with the tokens after t replaced, with the other lanes replaced. The asks come in random order, so neither "the first
-ask" nor "the last ask" is the true one, and half of the replacements are drawn from the chunk's own tokens, so they
-look like text. Each ask also gives the credits of the whole chunk, so one perturbed tail tests every earlier position
-of its lane too.
+At position (b, t) the row is asked for several times. First blind, as a decoder would: only the tokens before t are
+true. Then, in random order, with the true chunk (twice or more), with only token t replaced, with the tokens after t
+replaced, with the other lanes replaced. All of these rows must be one and the same. Each ask also gives the credits of
+the whole chunk, so one perturbed tail tests every earlier position of its lane too.
 
-`ask_audited` is the stronger entry: it mixes the ask whose credits count into the others, so a predictor that remembers
-"the first chunk I was asked about" is caught. Rules: C1-C3 of the formal conditions (#1017); tests R3, R4, R5.
+Why blind asks come first: a predictor could keep, inside `predict`, the chunk that it was asked about, and answer every
+later ask from it. Against the row that it gave before it had been shown token t, that does not help. `ask_audited`
+therefore makes the credited ask itself; `audit_position` comes after it and cannot see such a memory. Rules: C1-C3 of
+the formal conditions (#1017); tests R3, R4, R5 and the decoder challenge R15.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 FLOOR = -60.0  # nats; below this (1e-26) two entries count as equal, so that -inf never makes a NaN
-_ALL_ASKS = ("true", "true", "target", "future", "lanes")
+_SHUFFLED = ("true", "true", "target", "future", "lanes")
 
 
 def audit_position(
@@ -55,9 +56,9 @@ def audit_position(
 def ask_audited(
     predictor: Predictor, chunk: Chunk, positions: Sequence[tuple[int, int]], rng: np.random.Generator
 ) -> tuple[Float64, list[PositionAudit]]:
-    """Ask for the credits of a chunk [B, T] and audit some of its (lane, position)s, in one shuffled series of asks.
+    """Ask for the credits of a chunk [B, T] and audit some of its (lane, position)s; must be the first ask about it.
 
-    Which ask gives the credits is drawn, so it may come before, between or after the perturbed ones.
+    Costs six asks a position and one more. After the blind ones it is drawn which ask gives the credits.
     """
     return _asked(predictor, chunk, positions, rng, None)
 
@@ -69,12 +70,14 @@ def choose_positions(chunk: Chunk, share: float, rng: np.random.Generator) -> li
 
 
 def largest_difference(one: Float64, other: Float64) -> float:
-    """max |one - other| in nats with entries clipped at `FLOOR`; inf if shapes differ or anything is NaN."""
-    if one.shape != other.shape or np.isnan(one).any() or np.isnan(other).any():
+    """max |one - other| in nats with entries clipped at `FLOOR`; inf if shapes differ or anything is NaN or +inf."""
+    if one.shape != other.shape or not (_at_most_finite(one) and _at_most_finite(other)):
         return math.inf
-    if one.size == 0:
-        return 0.0
     return float(np.max(np.abs(np.maximum(one, FLOOR) - np.maximum(other, FLOOR)), initial=0.0))
+
+
+def _at_most_finite(values: Float64) -> bool:
+    return bool((values < np.inf).all())  # false for NaN as well
 
 
 def sum_error(row: Float64) -> float:
@@ -123,18 +126,30 @@ def _asked(
     for lane, position in positions:
         if not real[lane, position]:
             raise ValueError(f"lane {lane} position {position} is padding (length {chunk.lengths[lane]})")
-    asks = [_Ask("true", -1, chunk)] if credited_BT is None else []
+    asks = [_Ask("true", -1, chunk)]
     for place, (lane, position) in enumerate(positions):
-        asks += [_Ask(kind, place, _perturbed(chunk, kind, lane, position, predictor, rng)) for kind in _ALL_ASKS]
-    answers: list[tuple[_Ask, _Answer]] = []
-    for index in rng.permutation(len(asks)):
-        answers.append((asks[index], _answer(predictor, asks[index], positions)))
+        asks += [_Ask(kind, place, _perturbed(chunk, kind, lane, position, predictor, rng)) for kind in _SHUFFLED]
+    blind = []
+    if credited_BT is None:
+        # In decoding order, so that no ask shows a token that a later blind one still withholds.
+        for place in sorted(range(len(positions)), key=lambda place: positions[place][1]):
+            blind.append(_Ask("blind", place, _withheld(chunk, positions[place][1], predictor.vocab_size, rng)))
+    series = blind + [asks[index] for index in rng.permutation(len(asks))]
+    answers = [(ask, _answer(predictor, ask, positions)) for ask in series]
     if credited_BT is None:
         credited_BT = next(answer.realised_BT for ask, answer in answers if ask.place == -1)
     return credited_BT, [
         _position_audit(chunk, credited_BT, place, lane, position, answers)
         for place, (lane, position) in enumerate(positions)
     ]
+
+
+def _withheld(chunk: Chunk, position: int, vocab_size: int, rng: np.random.Generator) -> Chunk:
+    """Only the tokens before `position` are true, in every lane; the rest is noise, never the truth by chance."""
+    hidden = chunk.real()
+    hidden[:, :position] = False
+    noise_BT = chunk.tokens + rng.integers(1, max(vocab_size, 2), chunk.tokens.shape)
+    return Chunk(np.where(hidden, noise_BT % vocab_size, chunk.tokens), chunk.lengths.copy(), chunk.starts.copy())
 
 
 def _perturbed(
@@ -175,7 +190,7 @@ def _position_audit(
         max(largest_difference(answer.rows[place], row), _credits_differ(answer, credited_BT, chunk.real()))
         for answer in true
     )
-    target, future, lanes, sums = 0.0, 0.0, 0.0, sum_error(row)
+    target, future, lanes, blind, sums = 0.0, 0.0, 0.0, 0.0, sum_error(row)
     earlier = np.zeros(chunk.tokens.shape, dtype=np.bool_)
     earlier[lane, :position] = True
     own = np.zeros_like(earlier)
@@ -184,18 +199,25 @@ def _position_audit(
         if ask.place != place or ask.kind == "true":
             continue
         moved = largest_difference(answer.rows[place], row)
-        others = _credits_differ(answer, credited_BT, chunk.real() & ~own)
         sums = max(sums, sum_error(answer.rows[place]))
+        if ask.kind == "blind":
+            blind = moved
+            continue
+        others = _credits_differ(answer, credited_BT, chunk.real() & ~own)
         if ask.kind == "target":
-            target = max(moved, _credits_differ(answer, credited_BT, earlier))
+            target = moved
+            future = max(future, _credits_differ(answer, credited_BT, earlier))
             lanes = max(lanes, others)
         elif ask.kind == "future":
             earlier_and_now = earlier.copy()
             earlier_and_now[lane, position] = True
-            future = max(moved, _credits_differ(answer, credited_BT, earlier_and_now))
+            future = max(future, moved, _credits_differ(answer, credited_BT, earlier_and_now))
             lanes = max(lanes, others)
         else:
             lanes = max(lanes, moved, _credits_differ(answer, credited_BT, own))
+    if blind > 10 * max(target, future, lanes):
+        # No replacement moves the row, yet it was another before the chunk was shown: predict remembers.
+        repeat = max(repeat, blind)
     credit = _credit_error(credited_BT[lane, position], row, token)
     return PositionAudit(lane, position, sums, credit, repeat, target, future, lanes)
 

@@ -3,12 +3,16 @@
 `make(documents)` builds a fresh predictor; honest builders ignore what they are given, a rogue may abuse it, which is
 how training on the text before scoring it shows. The probes follow tests R2-R5 and R15 (docs/legality.md).
 
-| rule | the question | |---|---| | sums-to-one | is every row a distribution? | | credit-is-row | is the credited
-value the row's entry? | | counterfactual-sum | do the credits of all possible tokens sum to one? | | blind-to-target,
-blind-to-future, lanes-apart | does a row move when the token itself, a later one, another lane's is replaced? | |
-predict-is-pure | does a twin that was asked less give other rows? | | score-before-update | do early rows move when
-`make` is handed another *later* text? | | single-pass | do credits move when `make` never saw any of the text? | |
-blind-decode | does a decoder, who has only the tokens before, get the same rows, and the tokens back? |
+- sums-to-one: is every row a distribution?
+- credit-is-row: is the credited value the row's entry?
+- counterfactual-sum: do the credits of all possible tokens sum to one?
+- blind-to-target: does a row move when the token that it predicts is replaced?
+- blind-to-future: does it move when later tokens are?
+- lanes-apart: does it move when other lanes' tokens are?
+- predict-is-pure: does a twin that was asked less give other rows?
+- score-before-update: do early rows move when `make` is handed another *later* text?
+- single-pass: do credits move when `make` never saw any of the text?
+- blind-decode: does a decoder, who has only the tokens before, get the same rows, and the tokens back?
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import numpy as np
 
 from paramgolf.predict.audit import TOLERANCE, Audit, Tolerance
 from paramgolf.predict.protocol import Float64, Int64, Predictor
-from paramgolf.referee.finding import Finding
+from paramgolf.referee.finding import Finding, merge
 from paramgolf.referee.probe_passes import (
     Counterfactual,
     Probed,
@@ -32,6 +36,7 @@ from paramgolf.referee.probe_passes import (
     plain_pass,
     questioned_pass,
 )
+from paramgolf.referee.rules_audit import audit_findings
 
 Make = Callable[[Sequence[Int64]], Predictor]
 
@@ -68,14 +73,15 @@ def probe_predictor(
     plain = plain_pass(make(probed.documents), probed)
     questioning = questioned_pass(make(probed.documents), probed, rng)
     audit = Audit.of(seed, questioning.audits)
-    return [
+    found = [
         *_audit_findings(audit, probed, tolerance),
-        _pure(audit, plain, questioning, tolerance),
+        *([_asking_leaves_no_trace(plain, questioning, tolerance)] if audit.positions else []),
         _counterfactual_sum(make, probed, counterfactuals, rng),
         _score_before_update(make, probed, plain, tolerance, rng),
         _single_pass(make, probed, plain, tolerance, rng, claimed_bits),
         _blind_decode(make, probed, plain, tolerance, decoded_tokens),
     ]
+    return list(merge(found))
 
 
 def share_seen(positions: int, confidence: float = 0.95) -> float:
@@ -84,70 +90,23 @@ def share_seen(positions: int, confidence: float = 0.95) -> float:
 
 
 def _audit_findings(audit: Audit, probed: Probed, tolerance: Tolerance) -> list[Finding]:
-    lanes = probed.chunks[0].tokens.shape[0] if probed.chunks else 0
-    alone = "there is one lane" if lanes == 1 else f"rows stand still when the other {lanes - 1} lanes are replaced"
-    table = (
-        ("sums-to-one", audit.max_sum_error, tolerance.sum, "rows sum to one", "a row sums to one only within"),
-        (
-            "credit-is-row",
-            audit.max_credit_error,
-            tolerance.credit,
-            "credits are the rows' entries",
-            "a credit differs from its row's entry by",
-        ),
-        (
-            "blind-to-target",
-            audit.max_target_error,
-            tolerance.causal,
-            "rows stand still when the token to be predicted is replaced",
-            "a row moves, when only the token to be predicted is replaced, by",
-        ),
-        (
-            "blind-to-future",
-            audit.max_future_error,
-            tolerance.causal,
-            "rows stand still when later tokens are replaced",
-            "a row moves, when only later tokens are replaced, by",
-        ),
-        (
-            "lanes-apart",
-            audit.max_lane_error,
-            tolerance.causal,
-            alone,
-            "a row moves, when only other lanes' tokens are replaced, by",
-        ),
-    )
-    return [_measured(*line, audit.positions) for line in table]
+    """What the questioned pass's audit says, with the share of positions that it could not have missed."""
+    seen = {"share_seen_95": share_seen(audit.positions)}
+    found = audit_findings(audit, probed.plan.token_count, tolerance)
+    return [Finding(one.rule, one.status, one.says, {**one.numbers, **seen}) for one in found]
 
 
-def _measured(rule: str, error: float, limit: float, good: str, bad: str, positions: int) -> Finding:
-    numbers = {"max_error": error, "limit": limit, "positions": positions, "share_seen_95": share_seen(positions)}
-    if not positions:
-        return Finding(rule, "UNPROVEN", "no position was audited: the text has no tokens", numbers)
-    if error <= limit:
-        return Finding(rule, "PASS", f"{good} ({positions} positions, largest error {error:.2g})", numbers)
-    unit = "" if rule == "sums-to-one" else " nats"
-    return Finding(rule, "FAIL", f"{bad} {error:.3g}{unit} ({positions} positions, limit {limit:.0e})", numbers)
-
-
-def _pure(audit: Audit, plain: Trace, questioning: Questioning, tolerance: Tolerance) -> Finding:
+def _asking_leaves_no_trace(plain: Trace, questioning: Questioning, tolerance: Tolerance) -> Finding:
+    """The second half of predict-is-pure: a twin that was asked less, and the state's fingerprint if it has one."""
     twin = plain.differs(questioning.trace)
-    numbers = {
-        "repeat_error": audit.max_repeat_error,
-        "twin_error": twin,
-        "fingerprints": questioning.fingerprints,
-        "fingerprints_changed": questioning.fingerprints_changed,
-    }
-    if not audit.positions:
-        return Finding("predict-is-pure", "UNPROVEN", "no position was audited: the text has no tokens", numbers)
-    if questioning.fingerprints_changed:
-        says = f"predict changed the state's fingerprint in {questioning.fingerprints_changed} chunks"
-    elif audit.max_repeat_error > tolerance.repeat:
-        says = f"the same ask, repeated, gives something else (by {audit.max_repeat_error:.3g} nats)"
+    changed = questioning.fingerprints_changed
+    numbers = {"twin_error": twin, "fingerprints": questioning.fingerprints, "fingerprints_changed": changed}
+    if changed:
+        says = f"predict changed the state's fingerprint in {changed} chunks."
     elif twin > tolerance.repeat:
-        says = f"a twin that was asked less gives other rows (by {twin:.3g} nats): asking leaves traces"
+        says = f"a twin that was asked less gives other rows (by {twin:.3g} nats): asking leaves traces."
     else:
-        says = f"asking changes nothing (repeated {audit.max_repeat_error:.2g}, twin {twin:.2g} nats)"
+        says = f"a twin that was asked less gives the same rows (to {twin:.1g} nats)."
         return Finding("predict-is-pure", "PASS", says, numbers)
     return Finding("predict-is-pure", "FAIL", says, numbers)
 
@@ -158,14 +117,14 @@ def _counterfactual_sum(make: Make, probed: Probed, count: int, rng: np.random.G
     chosen = [every[index] for index in rng.permutation(len(every))[:count].tolist()]
     found = counterfactual_pass(make(probed.documents), probed, chosen, MOST_CANDIDATES, rng)
     if not found:
-        return Finding(rule, "UNPROVEN", "no position was tried", {"positions": 0})
+        return Finding(rule, "UNPROVEN", "no position was tried.", {"positions": 0})
     worst = max(found, key=_excess)
     cut = sum(one.cut for one in found)
     numbers = {"worst_sum": worst.total, "positions": len(found), "asked": worst.asked, "cut": cut}
     if not _excess(worst) <= SUM_TOLERANCE:
-        says = f"the credits of all tokens at one place sum to {worst.total:.4g}, not to one"
+        says = f"the credits of all tokens at one place sum to {worst.total:.4g}, not to one."
         return Finding(rule, "FAIL", says, numbers)
-    says = f"the credits of {worst.asked} tokens sum to one at {len(found)} places (worst {worst.total:.6f})"
+    says = f"the credits of {worst.asked} tokens sum to one at {len(found)} places (worst {worst.total:.6f})."
     return Finding(rule, "PASS", says, numbers)
 
 
@@ -178,17 +137,17 @@ def _score_before_update(
 ) -> Finding:
     rule = "score-before-update"
     if len(probed.chunks) < 2:
-        return Finding(rule, "UNPROVEN", "the text is too short to have a later part", {"chunks": len(probed.chunks)})
+        return Finding(rule, "UNPROVEN", "the text is too short to have a later part.", {"chunks": len(probed.chunks)})
     quarter = len(probed.chunks) // 4
     cut = int(rng.integers(max(quarter, 1), len(probed.chunks) - quarter))
     predictor = make(noise(probed, _vocabulary(make, probed), rng, from_chunk=cut))
     moved = plain.differs(plain_pass(predictor, probed, until=cut))
     numbers = {"max_error": moved, "limit": tolerance.repeat, "cut_chunk": cut, "chunks": len(probed.chunks)}
     if moved <= tolerance.repeat:
-        says = f"credits of the first {cut} chunks do not know the text after them (largest change {moved:.2g} nats)"
+        says = f"credits of the first {cut} chunks do not know the text after them (largest change {moved:.2g} nats)."
         return Finding(rule, "PASS", says, numbers)
     says = f"credits of the first {cut} chunks change by {moved:.3g} nats when the text after them is another"
-    return Finding(rule, "FAIL", f"{says}: it was learnt from before it was scored", numbers)
+    return Finding(rule, "FAIL", f"{says}: it was learnt from before it was scored.", numbers)
 
 
 def _single_pass(
@@ -206,17 +165,17 @@ def _single_pass(
     gained = float((bits - plain.bits(probed.chunks)).mean()) if len(bits) else 0.0
     numbers: dict[str, float] = {"max_error": moved, "limit": tolerance.repeat, "bits_per_token_gained": gained}
     if not len(bits):
-        return Finding(rule, "UNPROVEN", "the text has no tokens", numbers)
+        return Finding(rule, "UNPROVEN", "the text has no tokens.", numbers)
     if moved > tolerance.repeat:
         says = f"credits change by {moved:.3g} nats when the predictor was built without sight of the text"
-        return Finding(rule, "FAIL", f"{says}: the score is not that of a first visit", numbers)
+        return Finding(rule, "FAIL", f"{says}: the score is not that of a first visit.", numbers)
     if claimed_bits is not None:
         claim = np.inf if claimed_bits.shape != bits.shape else float(np.abs(claimed_bits - bits).max())
         numbers["claim_error_bits"] = claim
         if not claim <= tolerance.repeat / np.log(2.0):
-            says = f"the claimed bits differ from those of one fresh pass by up to {claim:.3g} bits a token"
+            says = f"the claimed bits differ from those of one fresh pass by up to {claim:.3g} bits a token."
             return Finding(rule, "FAIL", says, numbers)
-    says = f"one fresh pass gives the credits (largest change {moved:.2g} nats over {len(bits)} tokens)"
+    says = f"one fresh pass gives the credits (largest change {moved:.2g} nats over {len(bits)} tokens)."
     return Finding(rule, "PASS", says, numbers)
 
 
@@ -226,11 +185,11 @@ def _blind_decode(make: Make, probed: Probed, plain: Trace, tolerance: Tolerance
     moved = plain.differs(blind)
     numbers: dict[str, float] = {"max_error": moved, "limit": tolerance.causal, "positions": len(blind.rows)}
     if not blind.rows:
-        return Finding(rule, "UNPROVEN", "no position was tried: the text has no tokens", numbers)
+        return Finding(rule, "UNPROVEN", "no position was tried: the text has no tokens.", numbers)
     if moved > tolerance.causal:
-        says = f"a decoder that has only the tokens before gets another row (by {moved:.3g} nats)"
+        says = f"a decoder that has only the tokens before gets another row (by {moved:.3g} nats)."
         return Finding(rule, "FAIL", says, numbers)
-    says = f"rows given blind equal the credited ones at {len(blind.rows)} places (largest change {moved:.2g} nats)"
+    says = f"rows given blind equal the credited ones at {len(blind.rows)} places (largest change {moved:.2g} nats)."
     return Finding(rule, "PASS", says, numbers)
 
 
