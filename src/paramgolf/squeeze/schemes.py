@@ -1,0 +1,45 @@
+"""Which parameter is stored how: a list of (name pattern, scheme) that covers each parameter exactly once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from paramgolf.errors import RecipeError
+from paramgolf.recipe import SqueezeRecipe
+from paramgolf.squeeze.quantize import RAW_BITS, Scheme
+
+SchemeList = Sequence[tuple[str, Scheme]]
+
+
+def default_schemes(recipe: SqueezeRecipe, coarseness: float = 1.0, fewer_bits: int = 0) -> SchemeList:
+    """The recipe's schemes, made coarser: steps times `coarseness`, each integer `fewer_bits` narrower (2 at least)."""
+    matrix = Scheme(max(2, recipe.matrix_bits - fewer_bits), coarseness)
+    embedding = Scheme(max(2, recipe.embedding_bits - fewer_bits), coarseness)
+    return (
+        ("embedding.weight", embedding),
+        ("blocks.*.attention.*.weight", matrix),
+        ("blocks.*.mlp.*.weight", matrix),
+        ("blocks.*.query_gain", Scheme(RAW_BITS)),
+    )
+
+
+def assign_schemes(names: Iterable[str], schemes: SchemeList) -> dict[str, Scheme]:
+    """The scheme of each name, in the order of `names`.
+
+    Patterns are those of `fnmatch` (`*` also spans dots). Raises `RecipeError` with the names that no pattern matches
+    and those that several do: an ambiguous list is a mistake, not a matter of order.
+    """
+    names = list(names)
+    matches = {name: [(p, scheme) for p, scheme in schemes if fnmatchcase(name, p)] for name in names}
+    missing = [name for name, found in matches.items() if not found]
+    if missing:
+        raise RecipeError(f"no scheme for {', '.join(missing)}; add a pattern to the list of schemes")
+    double = [f"{name} ({', '.join(p for p, _ in found)})" for name, found in matches.items() if len(found) > 1]
+    if double:
+        raise RecipeError(f"more than one scheme for {'; '.join(double)}; make the patterns disjoint")
+    repeated = [name for name, times in Counter(names).items() if times > 1]
+    if repeated:
+        raise RecipeError(f"parameters named twice: {', '.join(repeated)}")
+    return {name: found[0][1] for name, found in matches.items()}
