@@ -17,17 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paramgolf.kernels.attention import causal_attention
+from paramgolf.kernels.loss import softcapped_logits, softcapped_loss
+from paramgolf.kernels.norm import rms_norm
+from paramgolf.kernels.relu_squared import relu_squared
 from paramgolf.model.rotary import Rotary
 from paramgolf.recipe import ModelRecipe
 
-RMS_EPS = 1e-6
 QUERY_GAIN_INIT = 1.5
 EMBEDDING_STD = 0.02
-
-
-def rms_norm(x: Tensor) -> Tensor:
-    """`x / sqrt(mean(x²) + 1e-6)` over the last dimension."""
-    return functional.rms_norm(x, (x.shape[-1],), eps=RMS_EPS)
 
 
 class Matrix(nn.Module):
@@ -73,7 +70,7 @@ class MLP(nn.Module):
         self.down = Matrix(recipe.width, recipe.mlp_width())
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        out: Tensor = self.down(functional.relu(self.up(x_BTD)).square())
+        out: Tensor = self.down(relu_squared(self.up(x_BTD)))
         return out
 
 
@@ -112,9 +109,7 @@ class GPT(nn.Module):
 
     def logits(self, h_BTD: Tensor) -> Tensor:
         """Logits [..., V] of states [..., D], at least float32, within ±softcap; unnormalised, in nats."""
-        scores_BTV = self.embedding(h_BTD)
-        scores_BTV = scores_BTV.to(torch.promote_types(scores_BTV.dtype, torch.float32))
-        return torch.tanh(scores_BTV / self.recipe.softcap) * self.recipe.softcap
+        return softcapped_logits(h_BTD, self.embedding.weight, self.recipe.softcap)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits [B, T, V] for the token that follows each position."""
@@ -122,8 +117,8 @@ class GPT(nn.Module):
 
     def loss(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross-entropy in nats a token."""
-        logits_BTV = self.forward(inputs_BT)
-        return functional.cross_entropy(logits_BTV.view(-1, self.vocab_size), targets_BT.reshape(-1))
+        h_ND = self.hidden(inputs_BT).flatten(0, 1)
+        return softcapped_loss(h_ND, self.embedding.weight, targets_BT.reshape(-1), self.recipe.softcap)
 
 
 @torch.no_grad()
