@@ -216,8 +216,8 @@ def _position_audit(
         else:
             lanes = max(lanes, moved, _credits_differ(answer, credited_BT, own))
     if blind > 10 * max(target, future, lanes):
-        # No replacement moves the row, yet it was another before the chunk was shown: predict remembers.
-        repeat = max(repeat, blind)
+        # No replacement moves the row, yet it was another before the token was shown: predict remembers the token.
+        target = blind
     credit = _credit_error(credited_BT[lane, position], row, token)
     return PositionAudit(lane, position, sums, credit, repeat, target, future, lanes)
 

@@ -24,6 +24,7 @@ import numpy as np
 from paramgolf.predict.audit import TOLERANCE, Audit, Tolerance
 from paramgolf.predict.protocol import Float64, Int64, Predictor
 from paramgolf.referee.finding import Finding, merge
+from paramgolf.referee.probe_decode import decode_stretch
 from paramgolf.referee.probe_passes import (
     Counterfactual,
     Probed,
@@ -79,7 +80,7 @@ def probe_predictor(
         _counterfactual_sum(make, probed, counterfactuals, rng),
         _score_before_update(make, probed, plain, tolerance, rng),
         _single_pass(make, probed, plain, tolerance, rng, claimed_bits),
-        _blind_decode(make, probed, plain, tolerance, decoded_tokens),
+        _blind_decode(make, probed, plain, tolerance, decoded_tokens, rng),
     ]
     return list(merge(found))
 
@@ -179,7 +180,9 @@ def _single_pass(
     return Finding(rule, "PASS", says, numbers)
 
 
-def _blind_decode(make: Make, probed: Probed, plain: Trace, tolerance: Tolerance, decoded_tokens: int) -> Finding:
+def _blind_decode(
+    make: Make, probed: Probed, plain: Trace, tolerance: Tolerance, decoded_tokens: int, rng: np.random.Generator
+) -> Finding:
     rule = "blind-decode"
     blind = blind_pass(make(probed.documents), probed)
     moved = plain.differs(blind)
@@ -189,8 +192,20 @@ def _blind_decode(make: Make, probed: Probed, plain: Trace, tolerance: Tolerance
     if moved > tolerance.causal:
         says = f"a decoder that has only the tokens before gets another row (by {moved:.3g} nats)."
         return Finding(rule, "FAIL", says, numbers)
-    says = f"rows given blind equal the credited ones at {len(blind.rows)} places (largest change {moved:.2g} nats)."
-    return Finding(rule, "PASS", says, numbers)
+    start = int(rng.integers(0, max(1, 3 * len(probed.chunks) // 4)))
+    sightless = make(noise(probed, _vocabulary(make, probed), rng))
+    done = decode_stretch(make(probed.documents), sightless, probed.chunks, plain.realised, start, decoded_tokens)
+    numbers |= {"tokens": done.tokens, "right": done.right, "code_bits": done.code_bits, "credited": done.credited_bits}
+    if done.proven():
+        says = f"{done.tokens} tokens came back from {done.code_bits} bits ({done.credited_bits:.0f} credited)"
+        return Finding(rule, "PASS", f"{says}; rows given blind differ by {moved:.1g} nats at most.", numbers)
+    if done.trouble:
+        says = f"the stretch of {done.tokens} tokens cannot be coded and decoded: {done.trouble}."
+    elif done.right < done.tokens:
+        says = f"a decoder that never saw the text got {done.right} of {done.tokens} tokens back."
+    else:
+        says = f"{done.tokens} tokens need {done.code_bits} bits, {done.credited_bits:.0f} were credited."
+    return Finding(rule, "FAIL", says, numbers)
 
 
 def _vocabulary(make: Make, probed: Probed) -> int:
