@@ -52,3 +52,8 @@ def _reader(hint: type) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{word!r} is not {_WORDS.get(hint, hint.__name__)}") from None
 
     return read
+
+
+def given_flags(options: argparse.Namespace) -> list[str]:
+    """The settings' flags that were given."""
+    return [f"--{flag}" for flag, value in vars(options).items() if "." in flag and value is not None]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import RunError
+from paramgolf.predict.score_file import read_arrays, read_json, read_record
 
 Record = dict[str, Any]
 
@@ -55,7 +56,7 @@ def read_run(folder: Path) -> RunData:
         recipe=_record(folder / "recipe.json"),
         environment=_record(folder / "env.json"),
         metrics=_lines(folder / "metrics.jsonl"),
-        ledger=_json(folder / "ledger.json", list),
+        ledger=_list(folder / "ledger.json"),
         score=_record(folder / "score.json"),
         bits=_bits(folder / "bits.npz"),
         verdict=_record(folder / "verdict.json"),
@@ -72,11 +73,22 @@ def read_run(folder: Path) -> RunData:
     return data
 
 
+def _record(path: Path) -> Record | None:
+    return read_record(path) if path.is_file() else None
+
+
+def _list(path: Path) -> list[Record] | None:
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise RunError(f"{path} should hold a list of objects")
+    return value
+
+
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from None
 
@@ -86,24 +98,6 @@ def _printable(text: str | None) -> str | None:
     if text is None:
         return None
     return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
-
-
-def _json(path: Path, kind: type) -> Any:
-    text = _text(path)
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, kind):
-        raise RunError(f"{path} should hold a {kind.__name__}, found {type(value).__name__}")
-    return value
-
-
-def _record(path: Path) -> Record | None:
-    value: Record | None = _json(path, dict)
-    return value
 
 
 def _lines(path: Path) -> list[Record] | None:
@@ -127,12 +121,9 @@ def _lines(path: Path) -> list[Record] | None:
 def _bits(path: Path) -> Bits | None:
     if not path.is_file():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            bits, document = arrays["bits"].astype(np.float64), arrays["document"].astype(np.int32)
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} is damaged: {error}") from None
-    if bits.ndim != 1 or bits.shape != document.shape:
+    arrays = read_arrays(path)
+    bits, document = arrays["bits"], arrays["document"]
+    if bits.shape != document.shape:
         raise RunError(f"{path} is damaged: {bits.shape} bits for {document.shape} documents")
     return Bits(bits, document)
 

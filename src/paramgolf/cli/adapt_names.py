@@ -1,0 +1,24 @@
+"""The names that `score --adapt` takes, with one line each; torch is not imported for them."""
+
+from __future__ import annotations
+
+
+def adapt_names() -> dict[str, str]:
+    """Honest adaptations first, then the exhibits as `exhibit:NAME` with the rule that must catch each."""
+    from paramgolf.exhibits import EXHIBITS
+    from paramgolf.predict.adapt import ADAPTATIONS
+
+    honest = {name: str(summary) for name, summary in ADAPTATIONS.items()}
+    rogues = {f"exhibit:{name}": f"{exhibit.summary}; caught by {exhibit.rule}" for name, exhibit in EXHIBITS.items()}
+    return honest | rogues
+
+
+def adapt_help() -> str:
+    """The list for --help."""
+    names = adapt_names()
+    width = max(map(len, names))
+    honest = [f"  {name:<{width}}  {says}" for name, says in names.items() if ":" not in name]
+    rogues = [f"  {name:<{width}}  {says}" for name, says in names.items() if ":" in name]
+    return "\n".join(
+        ["--adapt NAME, honest:", *honest, "", "--adapt NAME, illegal, to see the referee catch it:", *rogues]
+    )

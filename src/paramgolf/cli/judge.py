@@ -1,0 +1,161 @@
+"""Score an artifact and judge the score: the same steps for `score` and `quickstart`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paramgolf.cli.meter import Meter
+from paramgolf.errors import CheckFailed, RecipeError
+
+if TYPE_CHECKING:
+    from paramgolf.artifact.artifact import Artifact
+    from paramgolf.predict.protocol import Int64, Predictor
+    from paramgolf.predict.score import Score
+    from paramgolf.referee.finding import Finding, Verdict
+    from paramgolf.text.text import HeldOutText
+
+EXHIBIT = "exhibit:"
+EXHIBIT_LANES = 2  # a leak between lanes needs two
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A score with what the audit and the live probes found. `score` is None if a credit was no probability."""
+
+    score: Score | None
+    verdict: Verdict
+
+    @property
+    def failed(self) -> bool:
+        """Whether a rule was broken; what is merely unproven is none of this."""
+        return bool(self.verdict.with_status("FAIL"))
+
+
+def judge(
+    artifact: Artifact, text: HeldOutText, adapt: str | None = None, *, limit: int | None = None, digest: str = ""
+) -> Judged:
+    """Score `text` (or its first whole documents of at most `limit` bytes) and probe a fresh predictor on its start.
+
+    `adapt` None is the recipe's own; `exhibit:NAME` runs a rogue. `digest` is the SHA-256 of the artifact's file.
+    Progress goes to stderr. Raises `RecipeError` for an unknown name, and what `score_text` raises.
+    """
+    from paramgolf.cli.adapt_names import adapt_names
+
+    chosen = artifact.recipe.score.adapt if adapt is None else adapt
+    known = adapt_names()
+    if chosen not in known:
+        from paramgolf.cli.arguments import suggestion
+
+        raise RecipeError(f"unknown adaptation {chosen!r}{suggestion(chosen, known)}; known: {', '.join(known)}")
+    if chosen.startswith(EXHIBIT):
+        return _judge_exhibit(artifact, text, chosen.removeprefix(EXHIBIT), limit, digest)
+    return _judge_honest(artifact, text, chosen, limit, digest)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_judged(judged: Judged, folder: Any) -> None:
+    """Write score.json, bits.npz and verdict.json into a run folder that has none of them."""
+    from paramgolf.predict.score_file import save
+    from paramgolf.run_folder import write_atomically
+
+    path = getattr(folder, "path", folder)
+    if judged.score is not None:
+        save(judged.score, folder)
+    write_atomically(path / "verdict.json", (judged.verdict.to_json() + "\n").encode())
+
+
+def _judge_honest(artifact: Artifact, text: HeldOutText, adapt: str, limit: int | None, digest: str) -> Judged:
+    from paramgolf.predict.score_text import first_documents, score_text
+    from paramgolf.referee.live import probe_artifact
+
+    part = text if limit is None else first_documents(text, limit)
+    try:
+        with Meter("score", "tokens") as meter:
+            found = score_text(artifact, part, adapt, progress=_progress(meter), artifact_digest=digest)
+    except CheckFailed as error:
+        return Judged(None, _verdict(None, [_refused(error)]))
+    return Judged(found, _verdict(found, probe_artifact(artifact, adapt, part.documents, _seed())))
+
+
+def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int | None, digest: str) -> Judged:
+    """Score with a rogue around the artifact's own rows, so that it can cheat, and see whether it is caught."""
+    import dataclasses
+
+    from paramgolf.exhibits import EXHIBITS
+    from paramgolf.predict.adapt import build_predictor
+    from paramgolf.predict.plan import plan
+    from paramgolf.predict.score import score
+    from paramgolf.predict.score_text import encode_documents, first_documents
+    from paramgolf.referee.live import PROBE_CHUNK, PROBE_TOKENS
+    from paramgolf.referee.probes import probe_predictor
+
+    exhibit = EXHIBITS[name]
+    part = text if limit is None else first_documents(text, limit)
+    tokens = encode_documents(artifact.tokenizer, part.documents)
+    lanes = max(EXHIBIT_LANES, artifact.recipe.score.lanes)
+    boundary = artifact.tokenizer.boundary_id
+
+    def make(documents: Sequence[Int64]) -> Predictor:
+        return exhibit.build(lambda: build_predictor(artifact, "none", lanes=lanes), documents)
+
+    probes = probe_predictor(
+        make, _beginning(tokens, PROBE_TOKENS), lanes=lanes, chunk=PROBE_CHUNK, boundary_id=boundary, seed=_seed()
+    )
+    order = plan([len(ids) for ids in tokens], lanes=lanes, chunk=artifact.recipe.score.chunk)
+    size, text_digest = part.size(), part.digest
+    try:
+        with Meter("score", "tokens") as meter:
+            progress = _progress(meter)
+            predictor = make([ids.astype("int64") for ids in tokens])
+            found = score(
+                predictor, tokens, order, boundary, raw_bytes=size, text_digest=text_digest, progress=progress
+            )
+    except CheckFailed as error:
+        return Judged(None, _verdict(None, [_refused(error), *probes]))
+    found = dataclasses.replace(found, text_name=part.name, artifact_digest=digest, adapt=f"{EXHIBIT}{name}")
+    return Judged(found, _verdict(found, probes))
+
+
+def _beginning(tokens: Sequence[Any], most: int) -> list[Int64]:
+    """The first `most` tokens, at least two documents if there are as many: some leaks need two lanes."""
+    kept: list[Int64] = []
+    for ids in tokens:
+        share = max(1, most // 2)
+        kept.append(ids[:share].astype("int64"))
+        if sum(map(len, kept)) >= most:
+            break
+    return kept
+
+
+def _verdict(found: Score | None, probes: Sequence[Finding]) -> Verdict:
+    from paramgolf.referee.finding import Verdict, merge
+    from paramgolf.referee.rules_audit import audit_findings
+
+    audited = () if found is None else audit_findings(found.audit, found.tokens)
+    return Verdict("audit and live probes", merge([*audited, *probes]))
+
+
+def _refused(error: CheckFailed) -> Finding:
+    """What the scorer refused to credit, as a finding of the rule that its message begins with."""
+    from paramgolf.referee.finding import Finding
+
+    rule, _, says = str(error).partition(": ")
+    return Finding(rule, "FAIL", f"{says}.") if says and " " not in rule else Finding("sums-to-one", "FAIL", str(error))
+
+
+def _progress(meter: Meter) -> Any:
+    return lambda done, total, bits: meter.update(done, total, f"{bits / max(done, 1):.3f} bits/token")
+
+
+def _seed() -> int:
+    return int.from_bytes(os.urandom(6), "little")

@@ -1,0 +1,94 @@
+"""Bits per byte of held-out text. The score is audited while it is made: at places that the predictor cannot foresee
+its rows are checked to sum to one, to hold what was credited, and to know nothing that comes later; then the live
+probes run a fresh predictor on the start of the text. Exit status 1 if that finds a broken rule.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paramgolf.cli.adapt_names import adapt_help
+from paramgolf.cli.arguments import byte_count
+from paramgolf.cli.output import Output
+
+if TYPE_CHECKING:
+    from paramgolf.cli.judge import Judged
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Artifact, text, adaptation, and where the score is kept."""
+    parser.epilog = adapt_help()
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="a model.pyz")
+    parser.add_argument("text", type=Path, metavar="TEXT", help="a text file, a container, a folder, or a shard folder")
+    parser.add_argument("--adapt", metavar="NAME", help="what adapts, of the names below (default: the recipe's)")
+    parser.add_argument("--limit", type=byte_count, metavar="BYTES", help="score the first whole documents only")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="keep score.json, bits.npz, verdict.json in this run or new folder",
+    )
+
+
+def run(options: argparse.Namespace, output: Output) -> int:
+    """Score, judge, keep, show."""
+    from paramgolf.artifact.open import open_artifact
+    from paramgolf.cli.held_out import held_out_text
+    from paramgolf.cli.judge import file_digest, judge
+
+    _refuse_taken(options.out)
+    artifact = open_artifact(options.artifact)
+    text = held_out_text(options.text, artifact.tokenizer)
+    judged = judge(artifact, text, options.adapt, limit=options.limit, digest=file_digest(options.artifact))
+    if options.out is not None:
+        _keep(judged, options.out)
+    _show(judged, output)
+    if options.out is not None and (options.out / "recipe.json").exists():
+        output.next("paramgolf", "check", options.out, "--text", options.text)
+    else:
+        output.next("paramgolf", "encode", options.artifact, options.text, f"{options.text.name}.pgc")
+    output.result(_record(judged))
+    return 1 if judged.failed else 0
+
+
+def _refuse_taken(folder: Path | None) -> None:
+    """Before the work, not after it."""
+    from paramgolf.errors import OutputError
+
+    for name in ("score.json", "bits.npz", "verdict.json"):
+        if folder is not None and (folder / name).exists():
+            raise OutputError(f"{folder / name} exists already; choose another --out, or move it away")
+
+
+def _keep(judged: Judged, folder: Path) -> None:
+    from paramgolf.cli.judge import save_judged
+    from paramgolf.run_folder import RunFolder
+
+    if folder.is_dir():
+        save_judged(judged, folder)
+    else:
+        run = RunFolder.create(folder)
+        save_judged(judged, run)
+        run.finish()
+
+
+def _show(judged: Judged, output: Output) -> None:
+    found = judged.score
+    if found is not None:
+        output.say(f"{found.bpb:.4f} bits per byte: {found.total_bits:,.0f} bits for {found.bytes:,} bytes")
+        speed = found.tokens / found.seconds if found.seconds > 0 else 0.0
+        output.say(f"{found.tokens:,} tokens in {found.seconds:.1f} s ({speed:,.0f} tokens/s), adapt {found.adapt}")
+        if found.documents_not_lossless:
+            documents = len(found.plan.lengths)
+            output.say(f"not lossless: {found.documents_not_lossless:,} of {documents:,} documents differ")
+    output.table([(finding.status, finding.rule, finding.says) for finding in judged.verdict.findings])
+    output.say("legal" if judged.verdict.legal else "NOT legal")
+
+
+def _record(judged: Judged) -> dict[str, Any]:
+    from paramgolf.predict.score_file import score_record
+
+    empty = dict.fromkeys(("bpb", "bits", "bytes", "tokens", "seconds", "audit"))
+    return {**(empty if judged.score is None else score_record(judged.score)), **judged.verdict.record()}
