@@ -52,6 +52,8 @@ class Finding:
             raise RunError(
                 f"a finding has rule, status and says {words}: expected words, status one of {get_args(Status)}"
             )
+        if not all(isinstance(value, int | float | str) for value in record["numbers"].values()):
+            raise RunError(f"the numbers of finding {record['rule']!r} should be numbers or words")
         return Finding(record["rule"], record["status"], record["says"], record["numbers"])
 
 

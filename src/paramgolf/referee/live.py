@@ -1,4 +1,4 @@
-"""The live part of a check: open the artifact with the installed code, score a sample again, probe a fresh predictor."""
+"""The live part of a check: the installed code opens the artifact, scores a sample again and probes a predictor."""
 
 from __future__ import annotations
 
