@@ -1,0 +1,115 @@
+"""Training speed of a model of about a million parameters, beside the 10,000 tokens a second asked of two cores.
+
+    python bench/train_speed.py [--threads 2] [--batch 8192] [--steps 4]
+
+Prints the median over several windows of whole steps (batch, forward, backward, clipping, Muon, Adam, average) with the
+parts that they consist of, and the share of the machine's matrix speed that the model's arithmetic reaches. The load of
+the machine is printed too: other work on the cores lowers every figure here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from paramgolf.model.arithmetic import flops_per_token, parameter_count
+from paramgolf.recipe import ModelRecipe, Recipe, TrainRecipe
+from paramgolf.train.distributed import Ranks
+from paramgolf.train.loop import one_step
+from paramgolf.train.state import TrainState
+
+ASKED = 10_000
+VOCAB = 1024
+WINDOWS = 7
+
+
+class RandomWindows:
+    """Random tokens: the work does not depend on them."""
+
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+
+    def batch(self, step: int, sequences: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.random.default_rng(step).integers(0, VOCAB, size=(sequences, self.sequence + 1))
+        return rows[:, :-1].copy(), rows[:, 1:].copy()
+
+
+def matrix_speed() -> float:
+    """Floating-point operations a second of one large float32 product: the limit for this machine and threads."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    times = []
+    for _ in range(12):
+        begin = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - begin)
+    return 2 * 1024**3 / min(times)
+
+
+def measure_parts(state: TrainState, recipe: Recipe, windows: RandomWindows, sequences: int) -> dict[str, float]:
+    """Seconds of each part of a step, the least of three."""
+    inputs, targets = (torch.from_numpy(x) for x in windows.batch(0, sequences))
+    best: dict[str, float] = {}
+    for _ in range(3):
+        marks = [time.perf_counter()]
+        loss = state.model.loss(inputs, targets)
+        marks.append(time.perf_counter())
+        loss.backward()
+        marks.append(time.perf_counter())
+        for optimizer in state.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+            marks.append(time.perf_counter())
+        state.average.update(state.weights())
+        marks.append(time.perf_counter())
+        names = ("forward", "backward", *state.optimizers, "average")
+        for name, begin, end in zip(names, marks, marks[1:], strict=False):
+            best[name] = min(best.get(name, end - begin), end - begin)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=8192, help="tokens of a step")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a window")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model = ModelRecipe(layers=6, width=128, heads=4, kv_heads=2, mlp_ratio=3.0)
+    recipe = Recipe("speed", model=model, train=TrainRecipe(sequence=256, batch_tokens=arguments.batch))
+    state = TrainState.fresh(recipe, VOCAB, torch.device("cpu"))
+    windows, sequences = RandomWindows(256), arguments.batch // 256
+
+    def step() -> None:
+        one_step(state, recipe, windows, sequences, state.model.loss, 1.0, Ranks())
+
+    step()
+    speeds = []
+    for _ in range(WINDOWS):
+        begin = time.perf_counter()
+        for _ in range(arguments.steps):
+            step()
+        speeds.append(arguments.steps * arguments.batch / (time.perf_counter() - begin))
+    median = statistics.median(speeds)
+    flops = flops_per_token(model, VOCAB, 256)
+    limit = matrix_speed() / flops
+    print(f"parameters {parameter_count(model, VOCAB):,}  sequence 256  vocabulary {VOCAB}  batch {arguments.batch}")
+    print(
+        f"threads {arguments.threads} of {os.cpu_count()} cores  load {os.getloadavg()[0]:.2f} (this process included)"
+    )
+    print(f"training  {median:,.0f} tokens/s (median of {WINDOWS} windows, {min(speeds):,.0f}..{max(speeds):,.0f})")
+    print(f"asked     {ASKED:,} tokens/s, ratio {median / ASKED:.2f}")
+    print(
+        f"limit     {limit:,.0f} tokens/s if everything ran like one large matrix product, ratio {median / limit:.2f}"
+    )
+    parts = measure_parts(state, recipe, windows, sequences)
+    whole = sum(parts.values())
+    print("parts     " + "  ".join(f"{name} {1e3 * t:.0f} ms ({t / whole:.0%})" for name, t in parts.items()))
+
+
+if __name__ == "__main__":
+    main()
