@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from paramgolf.errors import RunError
+from paramgolf.artifact.container import build_container
+from paramgolf.errors import ParamgolfError, RunError
 from paramgolf.recipe import Recipe
 from paramgolf.report.page import member_groups, render, tensor_groups, write_page
 from paramgolf.report.plots import bits_by_position, running_mean
@@ -76,9 +76,8 @@ def run(tmp_path: Path) -> Path:
     }
     _write(folder, "sizes.json", {"tensors": {"embedding.weight": 98_000, **tensors}})
     _write(folder, "sample.txt", f"def read(self):\n    return 1\n{HOSTILE}\n\x00\x1b[31m")
-    with zipfile.ZipFile(folder / "model.pyz", "w") as archive:
-        for name, size in [("weights.bin", 700_000), ("tokenizer.bin", 21_000), ("a.py", 9_000), ("b/c.py", 4_000)]:
-            archive.writestr(name, rng.bytes(size))
+    sizes = {"weights.bin": 700_000, "tokenizer.model": 21_000, "__main__.py": 9_000, "paramgolf/c.py": 4_000}
+    (folder / "model.pyz").write_bytes(build_container({name: rng.bytes(size) for name, size in sizes.items()}))
     return folder
 
 
@@ -131,10 +130,11 @@ def test_what_is_no_run_is_refused(tmp_path: Path, run: Path) -> None:
         write_page(tmp_path)
     with pytest.raises(RunError, match="no run folder"):
         write_page(tmp_path / "nowhere")
-    for name, damage in [("score.json", "{"), ("ledger.json", "{}"), ("metrics.jsonl", "{\n{}\n"), ("bits.npz", "PK")]:
+    damaged = {"score.json": "{", "ledger.json": "{}", "metrics.jsonl": "{\n{}\n", "bits.npz": "PK", "model.pyz": "PK"}
+    for name, damage in damaged.items():
         kept = (run / name).read_bytes()
         _write(run, name, damage)
-        with pytest.raises(RunError, match=re.escape(name)):
+        with pytest.raises(ParamgolfError, match=re.escape(name)):
             render(run)
         (run / name).write_bytes(kept)
     assert not (run / "report.html").exists() and not (tmp_path / "report.html").exists()

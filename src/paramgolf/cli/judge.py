@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,13 +35,11 @@ class Judged:
         return bool(self.verdict.with_status("FAIL"))
 
 
-def judge(
-    artifact: Artifact, text: HeldOutText, adapt: str | None = None, *, limit: int | None = None, digest: str = ""
-) -> Judged:
+def judge(artifact: Artifact, text: HeldOutText, adapt: str | None = None, *, limit: int | None = None) -> Judged:
     """Score `text` (or its first whole documents of at most `limit` bytes) and probe a fresh predictor on its start.
 
-    `adapt` None is the recipe's own; `exhibit:NAME` runs a rogue. `digest` is the SHA-256 of the artifact's file.
-    Progress goes to stderr. Raises `RecipeError` for an unknown name, and what `score_text` raises.
+    `adapt` None is the recipe's own; `exhibit:NAME` runs a rogue. Progress goes to stderr. Raises `RecipeError` for an
+    unknown name, and what `score_text` raises.
     """
     from paramgolf.cli.adapt_names import adapt_names
 
@@ -53,41 +50,44 @@ def judge(
 
         raise RecipeError(f"unknown adaptation {chosen!r}{suggestion(chosen, known)}; known: {', '.join(known)}")
     if chosen.startswith(EXHIBIT):
-        return _judge_exhibit(artifact, text, chosen.removeprefix(EXHIBIT), limit, digest)
-    return _judge_honest(artifact, text, chosen, limit, digest)
+        return _judge_exhibit(artifact, text, chosen.removeprefix(EXHIBIT), limit)
+    return _judge_honest(artifact, text, chosen, limit)
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def save_judged(judged: Judged, folder: Path) -> Verdict:
+    """Write score.json, bits.npz and verdict.json into a folder that has none of them; return the verdict.
 
-
-def save_judged(judged: Judged, folder: Any) -> None:
-    """Write score.json, bits.npz and verdict.json into a run folder that has none of them."""
+    Of a run (a folder with recipe.json) the verdict is that of the whole run: the rules on its files as well.
+    """
     from paramgolf.predict.score_file import save
+    from paramgolf.referee.check import check
+    from paramgolf.referee.finding import Verdict, merge
     from paramgolf.run_folder import write_atomically
 
-    path = getattr(folder, "path", folder)
     if judged.score is not None:
         save(judged.score, folder)
-    write_atomically(path / "verdict.json", (judged.verdict.to_json() + "\n").encode())
+    verdict = judged.verdict
+    if (folder / "recipe.json").exists():
+        of_files = check(folder)
+        verdict = Verdict(of_files.ruleset, merge([*of_files.findings, *verdict.findings]))
+    write_atomically(folder / "verdict.json", (verdict.to_json() + "\n").encode())
+    return verdict
 
 
-def _judge_honest(artifact: Artifact, text: HeldOutText, adapt: str, limit: int | None, digest: str) -> Judged:
+def _judge_honest(artifact: Artifact, text: HeldOutText, adapt: str, limit: int | None) -> Judged:
     from paramgolf.predict.score_text import first_documents, score_text
     from paramgolf.referee.live import probe_artifact
 
     part = text if limit is None else first_documents(text, limit)
     try:
         with Meter("score", "tokens") as meter:
-            found = score_text(artifact, part, adapt, progress=_progress(meter), artifact_digest=digest)
+            found = score_text(artifact, part, adapt, progress=_progress(meter), artifact_digest=artifact.digest)
     except CheckFailed as error:
         return Judged(None, _verdict(None, [_refused(error)]))
     return Judged(found, _verdict(found, probe_artifact(artifact, adapt, part.documents, _seed())))
 
 
-def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int | None, digest: str) -> Judged:
+def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int | None) -> Judged:
     """Score with a rogue around the artifact's own rows, so that it can cheat, and see whether it is caught."""
     import dataclasses
 
@@ -122,7 +122,7 @@ def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int 
             )
     except CheckFailed as error:
         return Judged(None, _verdict(None, [_refused(error), *probes]))
-    found = dataclasses.replace(found, text_name=part.name, artifact_digest=digest, adapt=f"{EXHIBIT}{name}")
+    found = dataclasses.replace(found, text_name=part.name, artifact_digest=artifact.digest, adapt=f"{EXHIBIT}{name}")
     return Judged(found, _verdict(found, probes))
 
 

@@ -36,12 +36,12 @@ def run(options: argparse.Namespace, output: Output) -> int:
     """Score, judge, keep, show."""
     from paramgolf.artifact.open import open_artifact
     from paramgolf.cli.held_out import held_out_text
-    from paramgolf.cli.judge import file_digest, judge
+    from paramgolf.cli.judge import judge
 
     _refuse_taken(options.out)
     artifact = open_artifact(options.artifact)
     text = held_out_text(options.text, artifact.tokenizer)
-    judged = judge(artifact, text, options.adapt, limit=options.limit, digest=file_digest(options.artifact))
+    judged = judge(artifact, text, options.adapt, limit=options.limit)
     if options.out is not None:
         _keep(judged, options.out)
     _show(judged, output)
@@ -70,7 +70,7 @@ def _keep(judged: Judged, folder: Path) -> None:
         save_judged(judged, folder)
     else:
         run = RunFolder.create(folder)
-        save_judged(judged, run)
+        save_judged(judged, run.path)
         run.finish()
 
 

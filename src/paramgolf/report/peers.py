@@ -9,9 +9,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 PPMD_ORDER = 8
 PPMD_MEMORY = 256 << 20
@@ -48,6 +49,11 @@ def measure_peers(
         peers = pool.map(lambda name: _in_own_process(name, train_bytes, held_out_bytes, timeout), names)
         found = {peer.name: peer for peer in peers}
     return {name: found[name] for name in SETTINGS if name in found}
+
+
+def peers_record(held_out: Sequence[bytes], peers: Mapping[str, Peer]) -> dict[str, Any]:
+    """What peers.json holds; the sizes are bytes."""
+    return {"bytes_in": sum(map(len, held_out)), "peers": {name: asdict(peer) for name, peer in peers.items()}}
 
 
 def coded_size(name: str, train: bytes, held_out: bytes) -> int:

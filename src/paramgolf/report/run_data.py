@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paramgolf.artifact.container import read_container
 from paramgolf.errors import RunError
 from paramgolf.predict.score_file import read_arrays, read_json, read_record
 
@@ -131,8 +131,4 @@ def _bits(path: Path) -> Bits | None:
 def _members(path: Path) -> dict[str, int] | None:
     if not path.is_file():
         return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {info.filename: info.compress_size for info in archive.infolist()}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise RunError(f"{path} is no readable artifact: {error}") from None
+    return dict(read_container(path).stored)
