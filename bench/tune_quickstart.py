@@ -2,9 +2,9 @@
 
     python bench/tune_quickstart.py [--tokens 800000] [--threads 2] [SECTION.FIELD=VALUE ... / ...]
 
-Each variant is a list of settings; variants are separated by `/`. The clock counts tokens, not seconds, so the loss does
-not depend on the machine's load; the seconds are printed beside it. The loss is that of the averaged weights alone, over
-consecutive windows without overlap: nats a token and bits a byte of the held-out files.
+Each variant is a list of settings; variants are separated by `/`. The clock counts tokens, not seconds, so the loss
+does not depend on the machine's load; the seconds are printed beside it. The loss is that of the averaged weights
+alone, over consecutive windows without overlap: nats a token and bits a byte of the held-out files.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from paramgolf.model.arithmetic import flops_per_token, parameter_count, tensor_shapes
+from paramgolf.model.arithmetic import flops_per_token, parameter_count, squeezed_bytes, tensor_shapes
 from paramgolf.model.gpt import GPT
 from paramgolf.recipe import ModelRecipe
 
@@ -44,3 +44,12 @@ def test_arithmetic_needs_no_torch() -> None:
     """Importing the arithmetic leaves torch unloaded."""
     code = "import sys, paramgolf.model.arithmetic; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_squeezed_bytes_by_hand() -> None:
+    """Bits of every number plus 16 for each row and gain, in bytes."""
+    recipe = ModelRecipe(layers=1, width=8, heads=2, kv_heads=1, mlp_ratio=2.0)
+    matrices = 8 * 8 + 4 * 8 + 4 * 8 + 8 * 8 + 16 * 8 + 8 * 16
+    rows = 8 + 4 + 4 + 8 + 16 + 8
+    bits = 10 * 8 * 7 + 10 * 16 + matrices * 5 + rows * 16 + 2 * 16
+    assert squeezed_bytes(recipe, 10, matrix_bits=5, embedding_bits=7) == bits // 8

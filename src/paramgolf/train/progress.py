@@ -70,7 +70,7 @@ class LiveDisplay:
 
     def __init__(self, budget_seconds: float, predicted_bytes: int, console: Console) -> None:
         self._budget, self._bytes = budget_seconds, predicted_bytes
-        columns = (TextColumn("train"), BarColumn(), TextColumn("{task.fields[says]}"))
+        columns = (TextColumn("train"), BarColumn(bar_width=10), TextColumn("{task.fields[says]}"))
         self._progress = Progress(*columns, console=console, transient=False)
         self._task: TaskID = self._progress.add_task("train", total=budget_seconds, says="warming up")
 
@@ -84,7 +84,7 @@ class LiveDisplay:
         self._progress.stop()
 
     def show(self, point: Point) -> None:
-        says = describe(point, self._budget, self._bytes)
+        says = describe_briefly(point, self._budget, self._bytes)
         self._progress.update(self._task, completed=min(point.seconds, self._budget), says=says)
 
 
@@ -94,6 +94,15 @@ def describe(point: Point, budget_seconds: float, predicted_bytes: int) -> str:
     return (
         f"{point.seconds:.0f}/{budget_seconds:.0f} s  step {point.step}  loss {point.loss:.3f}  "
         f"{point.tokens_per_second:,.0f} tokens/s  ETA {left:.0f} s  weights ~{predicted_bytes:,} bytes"
+    )
+
+
+def describe_briefly(point: Point, budget_seconds: float, predicted_bytes: int) -> str:
+    """`describe` in at most 62 columns for budgets below 10,000 s, so that it fits beside a bar on 80."""
+    left = max(0.0, budget_seconds - point.seconds)
+    return (
+        f"{point.seconds:.0f}/{budget_seconds:.0f} s  loss {point.loss:.3f}  {point.tokens_per_second:,.0f} tok/s  "
+        f"ETA {left:.0f} s  ~{predicted_bytes / 1e6:.2f} MB"
     )
 
 
