@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import paramgolf
+from paramgolf.artifact.sources import MAIN
 from paramgolf.errors import RunError
 from paramgolf.predict.plan import plan
 from paramgolf.predict.protocol import Chunk, TableRows
@@ -51,13 +52,10 @@ class Bytes:
 
 def write_artifact(path: Path, extra: dict[str, bytes] | None = None) -> None:
     """An archive of real sources of paramgolf, a tokenizer and weights; the referee must not need to run it."""
+    members = {f"paramgolf/{name}": (PACKAGE / name).read_bytes() for name in ("errors.py", "predict/protocol.py")}
+    members |= {"__main__.py": MAIN, "tokenizer.model": b"t" * 321, "weights.bin": bytes(range(256))}
     with zipfile.ZipFile(path, "w") as archive:
-        for name in ("errors.py", "predict/protocol.py"):
-            archive.writestr(f"paramgolf/{name}", (PACKAGE / name).read_bytes())
-        archive.writestr("__main__.py", b"raise SystemExit('the referee ran this')")
-        archive.writestr("tokenizer.model", b"t" * 321)
-        archive.writestr("weights.bin", bytes(range(256)))
-        for name, data in (extra or {}).items():
+        for name, data in (members | (extra or {})).items():
             archive.writestr(name, data)
 
 
@@ -261,7 +259,13 @@ def test_size_counts_the_file_on_the_disk(run: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    "extra", [{"paramgolf/recipe.py": b"# changed"}, {"helper.py": b"x = 1"}, {"paramgolf/extra.so": b"\x7fELF"}]
+    "extra",
+    [
+        {"paramgolf/recipe.py": b"# changed"},
+        {"helper.py": b"x = 1"},
+        {"paramgolf/extra.so": b"\x7fELF"},
+        {"__main__.py": b"raise SystemExit('the referee ran this')"},
+    ],
 )
 def test_foreign_code_in_the_artifact_is_not_reproducible(run: Path, extra: dict[str, bytes]) -> None:
     """An artifact whose sources are not the installed ones is named, even if it is the one that was scored."""

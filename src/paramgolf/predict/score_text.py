@@ -35,12 +35,11 @@ def score_text(
     audit_positions: int = 32,
     seed: int | None = None,
     progress: Progress | None = None,
-    artifact_digest: str = "",
 ) -> Score:
     """Score `text`, or its first whole documents of at least one and at most `limit` bytes, with the artifact.
 
-    Lanes and chunk come from the artifact's recipe; `adapt` None means the recipe's own. `artifact_digest` is the
-    SHA-256 of the file, which ties the score to it. Raises `LeakError` unless the text is held out, else as `score`.
+    Lanes and chunk come from the artifact's recipe; `adapt` None means the recipe's own. Raises `LeakError` unless the
+    text is held out, else as `score` does.
     """
     from paramgolf.predict.adapt import build_predictor
 
@@ -65,7 +64,7 @@ def score_text(
     return dataclasses.replace(
         found,
         text_name=part.name,
-        artifact_digest=artifact_digest,
+        artifact_digest=artifact.digest,
         adapt=chosen,
         documents_not_lossless=0 if tokenizer.lossless else check_losslessness(tokenizer, part.documents).differ,
         document_bytes=np.array([len(document) for document in part.documents], dtype=np.int64),

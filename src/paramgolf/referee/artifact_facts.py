@@ -8,6 +8,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from paramgolf.artifact.sources import MAIN
 from paramgolf.errors import ArtifactError
 
 MAX_MEMBERS = 4096
@@ -46,22 +47,25 @@ def artifact_facts(path: Path) -> ArtifactFacts:
     except (OSError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ArtifactError(f"{path.name} is no archive that can be read: {error}") from None
     tokenizer = sum(member.compress_size for member in members if Path(member.filename).name.startswith("tokenizer."))
-    foreign = [name for name, file in known.items() if file is None and name != "__main__.py"]
+    foreign = [name for name, source in known.items() if source is None]
     return ArtifactFacts(
         path.stat().st_size, digest, tokenizer, len(sources), tuple(sorted(changed)), tuple(sorted(foreign))
     )
 
 
-def _installed(name: str) -> Path | None:
+def _installed(name: str) -> bytes | None:
+    """The installed source that a member should equal; None if it is no part of paramgolf."""
+    if name == "__main__.py":
+        return MAIN
     parts = Path(name).parts
     if len(parts) < 2 or parts[0] != "paramgolf" or ".." in parts:
         return None
     path = PACKAGE.joinpath(*parts[1:])
-    return path if path.is_file() else None
+    return path.read_bytes() if path.is_file() else None
 
 
-def _differs(archive: zipfile.ZipFile, member: zipfile.ZipInfo, installed: Path | None) -> bool:
+def _differs(archive: zipfile.ZipFile, member: zipfile.ZipInfo, installed: bytes | None) -> bool:
     if installed is None:
         return False
     with archive.open(member) as stream:
-        return stream.read(MAX_SOURCE_BYTES + 1) != installed.read_bytes()
+        return stream.read(MAX_SOURCE_BYTES + 1) != installed

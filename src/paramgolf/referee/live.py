@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from paramgolf.artifact.artifact import Artifact
-from paramgolf.artifact.open import open_artifact
 from paramgolf.errors import ParamgolfError, RunError
-from paramgolf.predict.adapt import ADAPTATIONS, build_predictor
 from paramgolf.predict.plan import plan
 from paramgolf.predict.protocol import Int64, Predictor
 from paramgolf.predict.score import score
@@ -19,6 +17,7 @@ from paramgolf.referee.evidence import Evidence
 from paramgolf.referee.finding import Finding
 from paramgolf.referee.probes import probe_predictor
 from paramgolf.text.text import HeldOutText, digest_documents
+from paramgolf.text.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 20_000  # scored again and compared with the recorded bits
 PROBE_TOKENS = 1_500
@@ -26,46 +25,70 @@ PROBE_CHUNK = 128
 BITS_TOLERANCE = 1e-3  # bits a token between two runs of one artifact, on other hardware too
 
 
-def live_findings(found: Evidence, text: HeldOutText, *, seed: int | None = None) -> tuple[Finding, ...]:
+@dataclass(frozen=True)
+class Subject:
+    """What is probed: a tokenizer, the lanes it was scored in, and how a fresh predictor is made."""
+
+    tokenizer: Tokenizer
+    lanes: int
+    fresh: Callable[[], Predictor]
+
+
+def live_findings(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
     """Findings of running the artifact on `text`; none if there is no artifact to run.
 
     Raises `RunError` if a score is recorded and `text` is not what was scored (nor begins with it).
     """
+    from paramgolf.artifact.open import open_artifact
+    from paramgolf.predict.adapt import ADAPTATIONS, build_predictor
+
     path = found.artifact_path()
     if path is None or "model.pyz" in found.problems:
         return ()
-    scored = _scored_text(found, text)
     try:
         artifact = open_artifact(path)
     except ParamgolfError as error:
         return (Finding("reproducible", "FAIL", f"the artifact does not open: {error}."),)
-    adapt = str((found.score or {}).get("adapt") or artifact.recipe.score.adapt)
+    settings = artifact.recipe.score
+    adapt = str((found.score or {}).get("adapt") or settings.adapt)
     if adapt not in ADAPTATIONS:
-        says = f"the score was made with {adapt!r}, which is no honest adaptation ({', '.join(ADAPTATIONS)})."
+        says = f"the score was made with {adapt[:40]!r}, which is no honest adaptation ({', '.join(ADAPTATIONS)})."
         return (Finding("reproducible", "FAIL", says),)
-    seed = int.from_bytes(os.urandom(6), "little") if seed is None else seed
+    subject = Subject(
+        artifact.tokenizer, settings.lanes, lambda: build_predictor(artifact, adapt, lanes=settings.lanes)
+    )
+    return judge_live(found, subject, text, int.from_bytes(os.urandom(6), "little"))
+
+
+def judge_live(found: Evidence, subject: Subject, text: HeldOutText, seed: int) -> tuple[Finding, ...]:
+    """The denominator, a sample scored again, and the probes; `seed` must be unknown to the predictor."""
+    scored = _scored_text(found, text)
     return (
         *_denominator(found, scored),
-        *_scored_again(found, artifact, adapt, scored, seed),
-        *probe_artifact(artifact, adapt, scored.documents, seed),
+        *_scored_again(found, subject, scored, seed),
+        *probe_subject(subject, scored.documents, seed),
     )
 
 
-def probe_artifact(artifact: Artifact, adapt: str, documents: Sequence[bytes], seed: int) -> list[Finding]:
-    """The live probes on a fresh predictor of the artifact, over the first tokens of the documents."""
-    lanes = artifact.recipe.score.lanes
+def probe_subject(subject: Subject, documents: Sequence[bytes], seed: int) -> list[Finding]:
+    """The live probes on fresh predictors, over the first tokens of the documents."""
     tokens, left = [], PROBE_TOKENS
-    for ids in encode_documents(artifact.tokenizer, documents[: PROBE_TOKENS + 1]):
-        tokens.append(np.asarray(ids[:left], dtype=np.int64))
+    for document in documents:
+        tokens.append(np.asarray(encode_documents(subject.tokenizer, [document])[0][:left], dtype=np.int64))
         left -= len(tokens[-1])
         if left <= 0:
             break
 
     def make(_: Sequence[Int64]) -> Predictor:
-        return build_predictor(artifact, adapt, lanes=lanes)
+        return subject.fresh()
 
     return probe_predictor(
-        make, tokens, lanes=lanes, chunk=PROBE_CHUNK, boundary_id=artifact.tokenizer.boundary_id, seed=seed
+        make,
+        tokens,
+        lanes=subject.lanes,
+        chunk=PROBE_CHUNK,
+        boundary_id=subject.tokenizer.boundary_id,
+        seed=seed,
     )
 
 
@@ -91,24 +114,24 @@ def _denominator(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
     return (Finding("bytes", "PASS", "The text that was given has as many.", numbers),)
 
 
-def _scored_again(found: Evidence, artifact: Artifact, adapt: str, text: HeldOutText, seed: int) -> tuple[Finding, ...]:
+def _scored_again(found: Evidence, subject: Subject, text: HeldOutText, seed: int) -> tuple[Finding, ...]:
     """Bits of the first documents once more; nothing for several lanes, where a sample takes another order."""
-    if found.arrays is None or found.plan is None or found.plan.lanes != 1:
+    if found.arrays is None or found.plan is None or found.plan.lanes * subject.lanes != 1:
         return ()
     try:
         sample = first_documents(text, SAMPLE_BYTES)
     except ParamgolfError:
         sample = HeldOutText(f"{text.name} (beginning)", [text.documents[0]])
-    tokens = encode_documents(artifact.tokenizer, sample.documents)
+    tokens = encode_documents(subject.tokenizer, sample.documents)
     lengths = [len(ids) for ids in tokens]
     if lengths != found.plan.lengths[: len(lengths)].tolist():
         says = "the artifact's tokenizer cuts the text into other tokens than those that were scored."
         return (Finding("reproducible", "FAIL", says),)
     again = score(
-        build_predictor(artifact, adapt, lanes=1),
+        subject.fresh(),
         tokens,
         plan(lengths, chunk=found.plan.chunk),
-        artifact.tokenizer.boundary_id,
+        subject.tokenizer.boundary_id,
         raw_bytes=sample.size(),
         text_digest=sample.digest,
         audit_positions=2,
