@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paramgolf.errors import ShardError
+from paramgolf.text.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
 FORMAT = "paramgolf-shards"
@@ -36,3 +37,14 @@ def file_digest(path: Path) -> str:
     """SHA-256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The manifest's entry for a tokenizer."""
+    return {
+        "kind": tokenizer.kind,
+        "digest": tokenizer.digest,
+        "vocab_size": tokenizer.vocab_size,
+        "boundary_id": tokenizer.boundary_id,
+        "lossless": tokenizer.lossless,
+    }

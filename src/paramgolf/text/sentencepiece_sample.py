@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +11,6 @@ from paramgolf.text.model_proto import SPACE_MARK
 SAMPLE_BYTES = 16_000_000
 BLOCK_CHARACTERS = 4096
 _BLOCK_LINES = 8  # a piece may hold line ends, so SentencePiece sees several lines at once
-_COVERAGE = 0.9995
 _SKIPPED = dict.fromkeys((0, ord(SPACE_MARK), 0x2585))  # characters that SentencePiece's trainer gives a meaning
 
 
@@ -27,12 +27,21 @@ def sample_blocks(documents: Sequence[bytes], stride: int) -> Iterator[str]:
                 index += 1
 
 
-def character_coverage(blocks: Sequence[str], most_characters: int) -> float:
-    """Share of the text whose characters get a piece of their own, so that at most `most_characters` do."""
+def keep_frequent(blocks: Sequence[str], most_characters: int, coverage: float) -> list[str]:
+    """The blocks cut at every rare character, so that at most `most_characters` different ones are left.
+
+    Kept are the most frequent ones, up to `coverage` of the text. SentencePiece's own option for this goes down to
+    0.98 only, where a text in many scripts would leave no room for anything but characters.
+    """
     counts = Counter[str]()
     for block in blocks:
         counts.update(block)
-    if len(counts) <= most_characters:
-        return _COVERAGE
-    kept = sum(count for _, count in counts.most_common(most_characters))
-    return min(_COVERAGE, kept / max(1, counts.total()))
+    kept, covered = [], 0
+    for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most_characters]:
+        if covered < coverage * counts.total():
+            kept.append(character)
+            covered += count
+    if len(kept) == len(counts):
+        return list(blocks)
+    rare = re.compile(f"[^{re.escape(''.join(kept))}]+")
+    return [part for block in blocks for part in rare.split(block) if part]

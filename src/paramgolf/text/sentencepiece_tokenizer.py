@@ -16,11 +16,11 @@ import sentencepiece
 from paramgolf.errors import TokenizerError
 from paramgolf.text.model_proto import SPACE_MARK, PieceKind, read_model_proto
 from paramgolf.text.piece_bytes import PieceBytes
-from paramgolf.text.sentencepiece_sample import BLOCK_CHARACTERS, SAMPLE_BYTES, character_coverage, sample_blocks
+from paramgolf.text.sentencepiece_sample import BLOCK_CHARACTERS, SAMPLE_BYTES, keep_frequent, sample_blocks
 from paramgolf.text.text import TrainText, require_train_text
 from paramgolf.text.tokenizer import TokenIds
 
-RESERVED_IDS = 4 + 256  # pad, bos, eos, unk, and one piece a byte
+RESERVED_IDS = 4 + 256 + 2  # pad, bos, eos, unk, one piece a byte, space and line end
 
 # SentencePiece takes the mark for a space, so a literal one must be spelled in bytes; so must bytes that are no UTF-8,
 # which `surrogateescape` turns into these characters. Short islands between them are not worth a call each.
@@ -28,6 +28,7 @@ _UNSPEAKABLE = re.compile(f"([\udc80-\udcff{SPACE_MARK}](?:(?s:.){{0,4}}?[\udc80
 _SEGMENT = 4096  # bytes given to SentencePiece at once by a lossless model: its heap is fastest when it is small
 # A space without a piece of its own would be spelled as the mark in bytes, which is another text.
 _REQUIRED = f"{SPACE_MARK}\n"
+_COVERAGE = 0.9995
 _PROBE_TEXT = "  a  b \n\n\tna\u00efve \u00a0e\u0301 \ufb01 \uff11 \u2026 \u65e5 \u2581x \0 \U0001f600 <s> <0x41>\r\n "
 _PROBE = _PROBE_TEXT.encode() + bytes(range(256))
 
@@ -35,7 +36,8 @@ _PROBE = _PROBE_TEXT.encode() + bytes(range(256))
 class SentencePieceTokenizer:
     """A SentencePiece model read from the bytes of its `.model` file.
 
-    `encode` of a model that normalises is SentencePiece's own `encode` (bytes that are no UTF-8 become U+FFFD).
+    `encode` of a model that changes text is SentencePiece's own `encode` (bytes that are no UTF-8 become U+FFFD). A
+    lossless model encodes segments of at most 4 kB, cut at line ends: faster, in bounded memory, 0.02 % more tokens.
     Raises `TokenizerError` if the bytes are no model or the model has no BOS piece to stand between documents.
     """
 
@@ -62,7 +64,7 @@ class SentencePieceTokenizer:
         """Whether every document comes back: the model's settings keep text, and a probe of odd bytes agrees."""
         if not self.proto.keeps_text() or self._byte_ids is None:
             return False
-        return self.decode(self._encode_segments(_PROBE)) == _PROBE
+        return self.decode(self._encode_segment(_PROBE)) == _PROBE
 
     def encode(self, document: bytes) -> TokenIds:
         """Ids int32 of a document; see `Tokenizer` for what a lossless model promises."""
@@ -173,12 +175,27 @@ def train_sentencepiece(text: TrainText, vocab_size: int) -> SentencePieceTokeni
     Raises `LeakError` for anything but `TrainText`, `TokenizerError` if the text cannot fill the vocabulary.
     """
     require_train_text(text, "training a tokenizer")
-    if not RESERVED_IDS < vocab_size <= 65536:
+    if not RESERVED_IDS + 2 <= vocab_size <= 65536:
         raise TokenizerError(
-            f"vocab_size={vocab_size} is outside {RESERVED_IDS + 1}..65536 ({RESERVED_IDS} ids are reserved)"
+            f"vocab_size={vocab_size} is outside {RESERVED_IDS + 2}..65536 ({RESERVED_IDS} ids are reserved)"
         )
     blocks = list(sample_blocks(text.documents, stride=-(-text.size() // SAMPLE_BYTES)))
-    coverage = character_coverage(blocks, (vocab_size - RESERVED_IDS) // 2)
+    # Half of the free ids for characters is plenty; a text without repeats may need all of them.
+    model = _train(keep_frequent(blocks, (vocab_size - RESERVED_IDS) // 2, _COVERAGE), vocab_size, text.name)
+    if model.vocab_size != vocab_size:
+        model = _train(keep_frequent(blocks, vocab_size - RESERVED_IDS, 1.0), vocab_size, text.name)
+    if model.vocab_size != vocab_size:
+        fits = f"the largest possible is {model.vocab_size}, or " if model.vocab_size >= RESERVED_IDS + 2 else ""
+        raise TokenizerError(
+            f"{text.name}: {text.size()} bytes are too few for vocab_size={vocab_size}; {fits}use the byte tokenizer"
+        )
+    return model
+
+
+def _train(blocks: list[str], vocab_size: int, name: str) -> SentencePieceTokenizer:
+    """A model of at most `vocab_size` ids."""
+    if not blocks:
+        raise TokenizerError(f"{name}: no UTF-8 text to learn a vocabulary from; use the byte tokenizer")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -186,7 +203,7 @@ def train_sentencepiece(text: TrainText, vocab_size: int) -> SentencePieceTokeni
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
-            character_coverage=coverage,
+            character_coverage=1.0,
             required_chars=_REQUIRED,
             byte_fallback=True,
             split_digits=True,
@@ -205,14 +222,8 @@ def train_sentencepiece(text: TrainText, vocab_size: int) -> SentencePieceTokeni
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:
-        raise TokenizerError(f"cannot train a vocabulary of {vocab_size} on {text.size()} bytes: {error}") from None
-    tokenizer = SentencePieceTokenizer(model.getvalue())
-    if tokenizer.vocab_size != vocab_size:
-        raise TokenizerError(
-            f"{text.name}: {text.size()} bytes are too few for vocab_size={vocab_size}; "
-            f"the largest possible is {tokenizer.vocab_size} (or use the byte tokenizer)"
-        )
-    return tokenizer
+        raise TokenizerError(f"{name}: cannot train a vocabulary of {vocab_size}: {error}") from None
+    return SentencePieceTokenizer(model.getvalue())
 
 
 def _segments(document: bytes) -> Iterator[bytes]:

@@ -11,13 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import OutputError, ShardError, TextError, TokenizerError
-from paramgolf.text.manifest import HELD_OUT_GLOB, TOKENIZER_FILES, TRAIN_GLOB, file_digest, read_manifest
+from paramgolf.text.manifest import (
+    HELD_OUT_GLOB,
+    TOKENIZER_FILES,
+    TRAIN_GLOB,
+    describe_tokenizer,
+    file_digest,
+    read_manifest,
+)
 from paramgolf.text.shard_writer import write_folder
 from paramgolf.text.shards import MOST_TOKENS, Uint16, read_shard
 from paramgolf.text.text import HeldOutText, TrainText, require_disjoint, require_train_text
 from paramgolf.text.tokenizer import Tokenizer, tokenizer_from_bytes
 
 SHARD_TOKENS = 100_000_000
+CONTEST_BOS = 1
 
 
 @dataclass(frozen=True)
@@ -130,8 +138,46 @@ def prepare(
     return ShardFolder.open(out)
 
 
+def inspect(path: Path) -> dict[str, Any]:
+    """What is in a folder of shards, as plain values for JSON; every shard is read once.
+
+    Works without a manifest and without a tokenizer (documents are then counted by the contest's BOS, id 1). Raises
+    `TextError` if there are no shards, `ShardError` for a damaged one.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    train_files, held_out_files = shard_files(path)
+    tokenizer = _find_tokenizer(path, manifest, None) if _own_tokenizer(path) else None
+    return {
+        "path": str(path),
+        "tokenizer": None if tokenizer is None else describe_tokenizer(tokenizer),
+        "train": _describe_side(train_files, tokenizer) | manifest.get("train", {}),
+        "held_out": _describe_side(held_out_files, tokenizer) | manifest.get("held_out", {}),
+        "has_manifest": bool(manifest),
+    }
+
+
+def _describe_side(files: tuple[Path, ...], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    boundary_id = CONTEST_BOS if tokenizer is None else tokenizer.boundary_id
+    shards = [read_shard(file, None if tokenizer is None else tokenizer.vocab_size) for file in files]
+    return {
+        "shards": len(files),
+        "tokens": sum(len(shard) for shard in shards),
+        "documents": sum(int(np.count_nonzero(shard == boundary_id)) for shard in shards),
+        "largest_id": max((int(shard.max()) for shard in shards if len(shard)), default=0),
+        "files": [
+            {"name": file.name, "tokens": len(shard), "bytes": file.stat().st_size}
+            for file, shard in zip(files, shards)
+        ],
+    }
+
+
+def _own_tokenizer(path: Path) -> tuple[str, Path] | None:
+    return next(((kind, path / name) for kind, name in TOKENIZER_FILES.items() if (path / name).is_file()), None)
+
+
 def _find_tokenizer(path: Path, manifest: dict[str, Any], given: Tokenizer | None) -> Tokenizer:
-    own = next(((kind, path / name) for kind, name in TOKENIZER_FILES.items() if (path / name).is_file()), None)
+    own = _own_tokenizer(path)
     if given is None:
         if own is None:
             raise TokenizerError(f"{path} has no tokenizer of its own; name the one it was made with (a .model file)")

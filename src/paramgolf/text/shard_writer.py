@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from paramgolf.text.manifest import FORMAT, MANIFEST, TOKENIZER_FILES, file_digest
+from paramgolf.text.manifest import FORMAT, MANIFEST, TOKENIZER_FILES, describe_tokenizer, file_digest
 from paramgolf.text.shards import HEADER_BYTES, Uint16, shard_header, shard_ids
 from paramgolf.text.text import HeldOutText, Text, TrainText
 from paramgolf.text.tokenizer import Tokenizer
@@ -25,13 +25,7 @@ def write_folder(train: TrainText, held_out: HeldOutText, tokenizer: Tokenizer, 
     manifest = {
         "format": FORMAT,
         "version": 1,
-        "tokenizer": {
-            "kind": tokenizer.kind,
-            "digest": tokenizer.digest,
-            "vocab_size": tokenizer.vocab_size,
-            "boundary_id": tokenizer.boundary_id,
-            "lossless": tokenizer.lossless,
-        },
+        "tokenizer": describe_tokenizer(tokenizer),
         **sides,
         "files": {
             path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in sorted(folder.iterdir())

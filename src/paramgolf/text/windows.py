@@ -33,7 +33,8 @@ class TrainingWindows:
             raise ValueError(f"rank={rank} is outside 0..world-1={world - 1}")
         if sequence < 1:
             raise ValueError(f"sequence={sequence} must be positive")
-        self._shards = [shard for shard in shards if len(shard)]
+        # Plain views: slicing a memory map through its own class costs ten times as much.
+        self._shards = [np.asarray(shard) for shard in shards if len(shard)]
         self._starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)])
         self.tokens = int(self._starts[-1])
         if self.tokens < sequence + 1:
