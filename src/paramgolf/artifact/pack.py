@@ -1,0 +1,122 @@
+"""Packing: squeeze until the file meets the budget, write it, and prove that a new process reads the same back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paramgolf.artifact.artifact import Artifact
+from paramgolf.artifact.open import open_artifact
+from paramgolf.artifact.packer import Packer, Weights
+from paramgolf.errors import ArtifactError, OutputError
+from paramgolf.recipe import Recipe
+from paramgolf.squeeze.fit import Setting, fit_to_budget
+from paramgolf.text.tokenizer import TokenIds, Tokenizer
+
+_PROOF_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What was written. Sizes in bytes.
+
+    `bytes_by_member` as `Artifact.sizes`; `bytes_by_tensor` the code of each tensor; `squared_error` the sum over all
+    weights of (dequantised - trained)², `relative_error` its root over that of the trained weights; `setting` what gave
+    way to the budget.
+    """
+
+    path: Path
+    digest: str
+    bytes: int
+    bytes_without_tokenizer: int
+    bytes_by_member: Mapping[str, int]
+    bytes_by_tensor: Mapping[str, int] = field(repr=False)
+    squared_error: float
+    relative_error: float
+    setting: Setting
+    budget: int
+    documents_dropped: int
+
+
+def pack(
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    weights: Weights,
+    primer: Sequence[TokenIds],
+    out: Path,
+    budget: int | None = None,
+) -> PackReport:
+    """Write `out`, at most `budget` bytes (default: the recipe's), and compare it bit for bit from a new process.
+
+    `primer` are training documents to carry. Raises `BudgetError` with the smallest possible size, `OutputError` if
+    `out` exists or cannot be written, `RecipeError` if the weights are not those of the recipe's model or not finite,
+    `ArtifactError` if the new process reads anything else than what was packed (`out` is not made then).
+    """
+    _refuse_existing(out)
+    limit = recipe.budget.artifact_bytes if budget is None else budget
+    packer = Packer(recipe, tokenizer, weights, primer)
+    bits = max(recipe.squeeze.matrix_bits, recipe.squeeze.embedding_bits)
+    setting = fit_to_budget(packer.size, limit, documents=len(primer), bits=bits)
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    try:
+        _write(partial, packer.file(setting))
+        artifact = _prove(partial, packer.artifact(setting))
+        _refuse_existing(out)
+        partial.rename(out)
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    squared, relative = packer.error(setting)
+    return PackReport(
+        path=out,
+        digest=artifact.digest,
+        bytes=artifact.sizes["file"],
+        bytes_without_tokenizer=artifact.sizes["without_tokenizer"],
+        bytes_by_member=artifact.sizes,
+        bytes_by_tensor=packer.weights_file(setting).bytes_by_tensor,
+        squared_error=squared,
+        relative_error=relative,
+        setting=setting,
+        budget=limit,
+        documents_dropped=len(primer) - setting.documents,
+    )
+
+
+def _prove(path: Path, expected: Artifact) -> Artifact:
+    """Open the file here and in a new process that has nothing but the file; `ArtifactError` unless all is equal."""
+    from paramgolf.artifact.proof import fingerprint
+
+    opened = open_artifact(path)
+    command = [sys.executable, "-I", str(path), "rows"]
+    try:
+        child = subprocess.run(command, capture_output=True, text=True, timeout=_PROOF_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise ArtifactError(f"the packed file gave no rows within {_PROOF_SECONDS} s in a new process") from None
+    if child.returncode:
+        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ArtifactError(f"the packed file does not run in a new process (status {child.returncode}): {last}")
+    found = json.loads(child.stdout.splitlines()[-1])
+    wanted = fingerprint(expected) | {"digest": opened.digest}
+    differ = [name for name in wanted if found.get(name) != wanted[name]]
+    if differ:
+        raise ArtifactError(f"a new process reads other {', '.join(differ)} from the packed file than were packed")
+    return opened
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    path.chmod(0o755)
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise OutputError(f"{path} exists already; choose another name, or move it away")

@@ -1,0 +1,118 @@
+"""The packed file as a function of how far the model is squeezed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from paramgolf.artifact.artifact import Artifact
+from paramgolf.artifact.container import build_container
+from paramgolf.artifact.manifest import NAME as MANIFEST
+from paramgolf.artifact.manifest import write_manifest
+from paramgolf.artifact.primer import write_primer
+from paramgolf.artifact.sources import runtime_sources
+from paramgolf.artifact.weights_file import WeightsFile, write_weights
+from paramgolf.errors import RecipeError
+from paramgolf.model.arithmetic import tensor_shapes
+from paramgolf.recipe import Recipe
+from paramgolf.squeeze.fit import Setting
+from paramgolf.squeeze.quantize import RAW_BITS, Quantized, as_rows, clip_search, dequantize, quantize_at
+from paramgolf.squeeze.schemes import assign_schemes, default_schemes
+from paramgolf.text.tokenizer import TokenIds, Tokenizer
+
+Float32 = npt.NDArray[np.float32]
+Weights = Mapping[str, Float32]
+
+
+class Packer:
+    """The file as a function of a setting; what a setting shares with the one before is computed once."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, weights: Weights, primer: Sequence[TokenIds]) -> None:
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.weights = _checked(recipe, tokenizer, weights)
+        self.primer = [np.asarray(document, dtype=np.int32) for document in primer]
+        self._fixed = runtime_sources() | {
+            "recipe.json": recipe.to_json().encode(),
+            "tokenizer.model": tokenizer.to_bytes(),
+        }
+        self._steps: dict[int, dict[str, npt.NDArray[np.float64]]] = {}
+        self._squeezed: tuple[tuple[float, int], WeightsFile, dict[str, Quantized | Float32]] | None = None
+        self._carried: tuple[int, bytes] | None = None
+
+    def size(self, setting: Setting) -> int:
+        """Bytes of the file."""
+        return len(self.file(setting))
+
+    def file(self, setting: Setting) -> bytes:
+        """The whole file."""
+        members = self._fixed | {
+            "weights.bin": self.weights_file(setting).data,
+            "primer.bin": self._primer_file(setting.documents),
+        }
+        return build_container(members | {MANIFEST: write_manifest(members, self.tokenizer.kind)})
+
+    def artifact(self, setting: Setting) -> Artifact:
+        """What a reader should find, made without reading: the weights as they were quantised."""
+        weights = {n: dequantize(t) if isinstance(t, Quantized) else t for n, t in self._tensors(setting).items()}
+        return Artifact(self.recipe, self.tokenizer, weights, tuple(self.primer[: setting.documents]))
+
+    def error(self, setting: Setting) -> tuple[float, float]:
+        """Squared error of all weights, and the root of its share in their squares."""
+        squared = total = 0.0
+        for name, values in self.artifact(setting).weights.items():
+            trained = self.weights[name].astype(np.float64)
+            squared += float(np.square(values - trained).sum())
+            total += float(np.square(trained).sum())
+        return squared, math.sqrt(squared / total) if total else 0.0
+
+    def weights_file(self, setting: Setting) -> WeightsFile:
+        """`weights.bin` and its bytes by tensor."""
+        return self._squeeze(setting)[0]
+
+    def _tensors(self, setting: Setting) -> dict[str, Quantized | Float32]:
+        return self._squeeze(setting)[1]
+
+    def _squeeze(self, setting: Setting) -> tuple[WeightsFile, dict[str, Quantized | Float32]]:
+        key = (setting.coarseness, setting.fewer_bits)
+        if self._squeezed is None or self._squeezed[0] != key:
+            tensors = self._quantise(setting)
+            self._squeezed = (key, write_weights(tensors), tensors)
+        return self._squeezed[1:]
+
+    def _quantise(self, setting: Setting) -> dict[str, Quantized | Float32]:
+        schemes = assign_schemes(
+            self.weights, default_schemes(self.recipe.squeeze, setting.coarseness, setting.fewer_bits)
+        )
+        if setting.fewer_bits not in self._steps:
+            self._steps[setting.fewer_bits] = {
+                name: clip_search(self.weights[name], scheme.bits)
+                for name, scheme in schemes.items()
+                if scheme.bits != RAW_BITS
+            }
+        steps = self._steps[setting.fewer_bits]
+        return {
+            name: quantize_at(self.weights[name], steps[name], scheme) if name in steps else self.weights[name]
+            for name, scheme in schemes.items()
+        }
+
+    def _primer_file(self, documents: int) -> bytes:
+        if self._carried is None or self._carried[0] != documents:
+            self._carried = (documents, write_primer(self.primer[:documents], self.tokenizer.vocab_size))
+        return self._carried[1]
+
+
+def _checked(recipe: Recipe, tokenizer: Tokenizer, weights: Weights) -> dict[str, Float32]:
+    """The weights in the model's order; `RecipeError` unless they are exactly those of the recipe's model."""
+    shapes = tensor_shapes(recipe.model, tokenizer.vocab_size)
+    if set(weights) != set(shapes):
+        odd = ", ".join(sorted(set(weights) ^ set(shapes))[:8])
+        raise RecipeError(f"these weights are missing or too many for the recipe's model: {odd}")
+    for name, shape in shapes.items():
+        if tuple(weights[name].shape) != shape:
+            raise RecipeError(f"{name} has shape {tuple(weights[name].shape)}, the recipe's model has {shape}")
+        as_rows(weights[name])
+    return {name: np.asarray(weights[name], dtype=np.float32) for name in shapes}

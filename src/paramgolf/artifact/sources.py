@@ -1,0 +1,65 @@
+"""Which sources of this package an artifact carries: the runtime and whatever it imports, found by reading them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from importlib import resources
+
+PACKAGE = "paramgolf"
+ROOT_MODULE = f"{PACKAGE}.artifact.runtime"
+MAIN = b'''"""Runs what this file holds: python model.pyz --help."""
+
+from pathlib import Path
+
+from paramgolf.artifact.runtime import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(__file__).parent))
+'''
+
+
+def runtime_sources() -> dict[str, bytes]:
+    """Member name to source, sorted: `__main__.py`, the runtime and the closure of its imports within the package.
+
+    Works for an installed package and from within an artifact. Imports inside functions count; those under
+    `if TYPE_CHECKING` count too, since they cost little and keep the sources complete.
+    """
+    found: dict[str, bytes] = {}
+    waiting = [ROOT_MODULE]
+    while waiting:
+        module = waiting.pop()
+        member = _member(module)
+        if member is None or member[0] in found:
+            continue
+        name, source = member
+        found[name] = source
+        waiting += _imports(source)
+        if "." in module:
+            waiting.append(module.rpartition(".")[0])
+    found["__main__.py"] = MAIN
+    return dict(sorted(found.items()))
+
+
+def _member(module: str) -> tuple[str, bytes] | None:
+    """Name and source of a module or package; None if there is no such module (a name imported from one)."""
+    parts = module.split(".")
+    for tail in ([*parts[1:-1], f"{parts[-1]}.py"] if len(parts) > 1 else None, [*parts[1:], "__init__.py"]):
+        if tail is None:
+            continue
+        file = resources.files(PACKAGE).joinpath(*tail)
+        if file.is_file():
+            return "/".join([PACKAGE, *tail]), file.read_bytes()
+    return None
+
+
+def _imports(source: bytes) -> Iterator[str]:
+    """Dotted names within the package that a source imports, modules or not."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == PACKAGE)
