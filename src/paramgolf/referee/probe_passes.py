@@ -7,6 +7,7 @@ chunks in plan order; they differ in what is asked before a chunk is observed.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -70,8 +71,7 @@ def lay_out(
     """Plan the text and draw the places, every real position alike. A text of less than four chunks is cut finer."""
     documents = [np.asarray(document, dtype=np.int64) for document in tokens_by_document]
     lengths = [len(document) for document in documents]
-    chunk = max(1, min(chunk, -(-sum(lengths) // (4 * lanes))))
-    order = plan(lengths, lanes=lanes, chunk=chunk)
+    order = plan(lengths, lanes=lanes, chunk=finer(chunk, sum(lengths) // (4 * lanes)))
     chunks = list(order.chunks(documents, boundary_id))
     every = np.array([(step, *place) for step, part in enumerate(chunks) for place in np.argwhere(part.real())])
     drawn = rng.permutation(len(every))[:positions]
@@ -79,6 +79,13 @@ def lay_out(
     for step, lane, position in sorted(every[drawn].tolist(), key=lambda place: (place[0], place[2], place[1])):
         places.setdefault(step, []).append((lane, position))
     return Probed(order, chunks, documents, places)
+
+
+def finer(chunk: int, most: int) -> int:
+    """The chunk length divided by its smallest factors until it is at most `most`: it still divides what it divided."""
+    while chunk > max(most, 1):
+        chunk //= next((factor for factor in range(2, math.isqrt(chunk) + 1) if chunk % factor == 0), chunk)
+    return chunk
 
 
 def plain_pass(predictor: Predictor, probed: Probed, until: int | None = None) -> Trace:

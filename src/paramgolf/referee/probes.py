@@ -114,8 +114,10 @@ def _asking_leaves_no_trace(plain: Trace, questioning: Questioning, tolerance: T
 
 def _counterfactual_sum(make: Make, probed: Probed, count: int, rng: np.random.Generator) -> Finding:
     rule = "counterfactual-sum"
-    every = [(step, *place) for step, places in probed.places.items() for place in places]
-    chosen = [every[index] for index in rng.permutation(len(every))[:count].tolist()]
+    every = [(step, *place) for step, places in sorted(probed.places.items()) for place in places]
+    # One from each of `count` equal stretches: what adapts is silent at first.
+    stretches = [stretch for stretch in np.array_split(np.arange(len(every)), count) if len(stretch)]
+    chosen = [every[int(rng.choice(stretch))] for stretch in stretches]
     found = counterfactual_pass(make(probed.documents), probed, chosen, MOST_CANDIDATES, rng)
     if not found:
         return Finding(rule, "UNPROVEN", "no position was tried.", {"positions": 0})
