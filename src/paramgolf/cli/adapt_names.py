@@ -22,3 +22,14 @@ def adapt_help() -> str:
     return "\n".join(
         ["--adapt NAME, honest:", *honest, "", "--adapt NAME, illegal, to see the referee catch it:", *rogues]
     )
+
+
+def require_honest(name: str) -> None:
+    """Raise `RecipeError` unless `name` is an honest adaptation: what breaks a rule cannot be decoded."""
+    from paramgolf.cli.arguments import suggestion
+    from paramgolf.errors import RecipeError
+    from paramgolf.predict.adapt import ADAPTATIONS
+
+    if name not in ADAPTATIONS:
+        known = ", ".join(ADAPTATIONS)
+        raise RecipeError(f"cannot code with {name!r}{suggestion(name, ADAPTATIONS)}; known: {known}")

@@ -75,16 +75,19 @@ def save_judged(judged: Judged, folder: Path) -> Verdict:
 
 
 def _judge_honest(artifact: Artifact, text: HeldOutText, adapt: str, limit: int | None) -> Judged:
+    from paramgolf.predict.adapt import build_predictor
     from paramgolf.predict.score_text import first_documents, score_text
-    from paramgolf.referee.live import probe_artifact
+    from paramgolf.referee.live import Subject, probe_subject
 
     part = text if limit is None else first_documents(text, limit)
     try:
         with Meter("score", "tokens") as meter:
-            found = score_text(artifact, part, adapt, progress=_progress(meter), artifact_digest=artifact.digest)
+            found = score_text(artifact, part, adapt, progress=_progress(meter))
     except CheckFailed as error:
         return Judged(None, _verdict(None, [_refused(error)]))
-    return Judged(found, _verdict(found, probe_artifact(artifact, adapt, part.documents, _seed())))
+    lanes = artifact.recipe.score.lanes
+    subject = Subject(artifact.tokenizer, lanes, lambda: build_predictor(artifact, adapt, lanes=lanes))
+    return Judged(found, _verdict(found, probe_subject(subject, part.documents, _seed())))
 
 
 def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int | None) -> Judged:

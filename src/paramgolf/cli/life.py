@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from paramgolf.errors import RecipeError
+from paramgolf.errors import CheckFailed, RecipeError
 from paramgolf.recipe import Recipe
 
 if TYPE_CHECKING:
+    from paramgolf.artifact.pack import PackReport
+    from paramgolf.clock import Clock
     from paramgolf.run_folder import RunFolder
     from paramgolf.text.shard_folder import ShardFolder
-    from paramgolf.text.text import TrainText
+    from paramgolf.text.text import HeldOutText, TrainText
     from paramgolf.text.tokenizer import Tokenizer
     from paramgolf.train.distributed import Ranks
 
 LOG = "log.txt"
+ARTIFACT = "model.pyz"
+Weights = Mapping[str, npt.NDArray[np.float32]]
+PROOF_BYTES = 20_480
 LARGEST_HASHED = (
     50_000_000  # tokens; beyond them documents are not hashed, and an overlap with held-out text would not show
 )
@@ -43,6 +52,8 @@ class TrainingData:
 
 def data_of_folder(folder: ShardFolder, source: Path) -> TrainingData:
     """Training data from a folder of shards."""
+    from paramgolf.predict.score_text import document_hashes
+
     shards = folder.train_shards()
     record = folder.manifest.get("train", {})
     text = {
@@ -52,7 +63,10 @@ def data_of_folder(folder: ShardFolder, source: Path) -> TrainingData:
         "bytes": record.get("bytes"),
     }
     tokens = sum(len(shard) for shard in shards)
-    hashes = _hashes_of_shards(folder, shards) if folder.lossless and tokens <= LARGEST_HASHED else None
+    hashes = None
+    if folder.lossless and tokens <= LARGEST_HASHED:
+        documents = split_documents(shards, folder.tokenizer.boundary_id)
+        hashes = document_hashes([folder.tokenizer.decode(document) for document in documents])
     return TrainingData(folder.tokenizer, shards, text, str(source.resolve()), hashes)
 
 
@@ -113,11 +127,130 @@ def log(run: RunFolder, line: str) -> None:
     run.append_line(LOG, f"{time.strftime('%H:%M:%S')} {line}")
 
 
-def _hashes_of_shards(folder: ShardFolder, shards: Sequence[Any]) -> Any:
-    from paramgolf.predict.score_text import document_hashes
+def train_and_pack(recipe: Recipe, data: TrainingData, run: RunFolder, ranks: Ranks) -> Path | None:
+    """Train (or go on), squeeze, pack, write the ledger, and give the run its final name, which is returned.
 
+    Every rank calls it; all but the first return None after training. Raises `TrainingStopped` after a signal, with
+    everything saved; whatever fails later leaves a run that `train --resume` packs without training again.
+    """
+    from paramgolf.clock import Clock
+
+    clock = Clock(agree=ranks.agree)
+    weights = train_weights(recipe, data, run, clock, ranks)
+    if not ranks.leads:
+        return None
+    with clock.phase("squeeze and pack", on_clock=False):
+        pack_run(recipe, data.tokenizer, weights, primer_documents(recipe, data), run)
+    write_ledger(run, clock)
+    return run.finish()
+
+
+def train_weights(recipe: Recipe, data: TrainingData, run: RunFolder, clock: Clock, ranks: Ranks) -> Weights:
+    """Train with progress on stderr; the averaged weights."""
+    from paramgolf.model.arithmetic import squeezed_bytes
+    from paramgolf.text.windows import TrainingWindows
+    from paramgolf.train.loop import train
+    from paramgolf.train.progress import open_display
+
+    vocab_size, squeeze = data.tokenizer.vocab_size, recipe.squeeze
+    windows = TrainingWindows(data.shards, recipe.train.sequence, recipe.seed, ranks.rank, ranks.world)
+    size = squeezed_bytes(recipe.model, vocab_size, squeeze.matrix_bits, squeeze.embedding_bits)
+    display = open_display(recipe.budget.train_seconds, size, quiet=not ranks.leads)
+    weights = train(recipe, windows, vocab_size, run, clock, display, ranks)
+    if ranks.leads:
+        entry = next(entry for entry in reversed(clock.ledger) if entry.name == "train")
+        log(run, f"trained for {entry.seconds:.1f} of {recipe.budget.train_seconds:g} s")
+    return weights
+
+
+def primer_documents(recipe: Recipe, data: TrainingData) -> list[Any]:
+    """The training documents that the artifact may carry, as ids; none unless the recipe says so."""
+    if not recipe.squeeze.carry_text:
+        return []
+    # Carried tokens take about a byte each: more than this never fits, and would only be packed to be dropped.
+    most = 2 * recipe.budget.artifact_bytes
+    documents = split_documents(data.shards, data.tokenizer.boundary_id)
+    ends = np.cumsum([len(document) for document in documents])
+    return documents[: int(np.searchsorted(ends, most, side="right"))]
+
+
+def split_documents(shards: Sequence[Any], boundary_id: int) -> list[Any]:
+    """The documents of a stream of shards, int32 ids without their boundary tokens; a document may straddle shards."""
     stream = np.concatenate(shards).astype(np.int32)
-    starts = np.flatnonzero(stream == folder.tokenizer.boundary_id)
-    pieces = np.split(stream, starts)
-    documents = [folder.tokenizer.decode(piece) for piece in pieces if len(piece)]
-    return document_hashes(documents)
+    starts = np.flatnonzero(stream == boundary_id)
+    first, *rest = np.split(stream, starts)
+    return ([first] if len(first) else []) + [document[1:] for document in rest]
+
+
+def averaged_weights(tensors: Mapping[str, Any]) -> Weights:
+    """The averaged weights of a checkpoint's tensors, float32 by name."""
+    prefix = "average/"
+    return {name.removeprefix(prefix): value.numpy() for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def pack_run(
+    recipe: Recipe, tokenizer: Tokenizer, weights: Weights, primer: Sequence[Any], run: RunFolder
+) -> PackReport:
+    """Write model.pyz and sizes.json into the run."""
+    from paramgolf.artifact.pack import pack
+
+    out = run.path / ARTIFACT
+    out.unlink(missing_ok=True)  # of this very run, interrupted between packing and its last rename
+    report = pack(recipe, tokenizer, weights, primer, out)
+    run.write_json("sizes.json", {"tensors": dict(report.bytes_by_tensor), "members": dict(report.bytes_by_member)})
+    log(run, says_packed(report))
+    return report
+
+
+def says_packed(report: PackReport) -> str:
+    """One line: size, budget, what gave way, and the error of the squeezed weights."""
+    setting = report.setting
+    gave = [f"steps times {setting.coarseness:.2f}"] if setting.coarseness > 1 else []
+    gave += [f"{setting.fewer_bits} bits fewer"] if setting.fewer_bits else []
+    gave += [f"{report.documents_dropped:,} carried documents dropped"] if report.documents_dropped else []
+    return (
+        f"packed {report.bytes:,} of {report.budget:,} bytes ({report.bytes_without_tokenizer:,} without tokenizer), "
+        f"weights off by {100 * report.relative_error:.2f} %{', ' if gave else ''}{', '.join(gave)}"
+    )
+
+
+def write_ledger(run: RunFolder, clock: Clock) -> None:
+    """ledger.json: every phase so far."""
+    run.write_json("ledger.json", clock.record())
+
+
+def prove(artifact: Path, text: HeldOutText, folder: Path, least_bytes: int = PROOF_BYTES) -> dict[str, Any]:
+    """Code the first `least_bytes` of `text` and restore them, each in a new process that runs the artifact alone.
+
+    Writes proof.json (`bytes_in`, `bytes_coded`, `identical`, seconds) into `folder` and returns what it holds. Raises
+    `CheckFailed` if either process fails.
+    """
+    from paramgolf.run_folder import write_atomically
+
+    data = b"".join(text.documents)[:least_bytes]
+    with tempfile.TemporaryDirectory() as scratch:
+        given, coded, back = (Path(scratch, name) for name in ("given", "coded", "back"))
+        given.write_bytes(data)
+        encode_seconds = _run_artifact(artifact, "encode", given, coded)
+        decode_seconds = _run_artifact(artifact, "decode", coded, back)
+        record = {
+            "bytes_in": len(data),
+            "bytes_coded": coded.stat().st_size,
+            "identical": back.read_bytes() == data,
+            "encode_seconds": encode_seconds,
+            "decode_seconds": decode_seconds,
+            "seconds": encode_seconds + decode_seconds,
+        }
+    write_atomically(folder / "proof.json", (json.dumps(record, indent=1) + "\n").encode())
+    return record
+
+
+def _run_artifact(artifact: Path, verb: str, given: Path, made: Path) -> float:
+    """Run `python ARTIFACT VERB GIVEN MADE` with nothing of this process; the seconds it took."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-I", str(artifact), verb, str(given), str(made)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if done.returncode != 0:
+        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+        raise CheckFailed(f"{verb} in a new process failed with status {done.returncode}: {last}")
+    return round(time.perf_counter() - begin, 2)
