@@ -232,7 +232,7 @@ def test_a_text_too_small_for_the_vocabulary_says_what_fits(document):
         train_sentencepiece(TrainText("small", [document]), 1024)
     words = str(error.value).split("largest possible is ")
     if len(words) == 2:
-        largest = int(words[1].split()[0])
+        largest = int(words[1].split(",")[0])
         tokenizer = train_sentencepiece(TrainText("small", [document]), largest)
         assert tokenizer.vocab_size == largest and tokenizer.decode(tokenizer.encode(document)) == document
 

@@ -170,7 +170,7 @@ def train_sentencepiece(text: TrainText, vocab_size: int) -> SentencePieceTokeni
     """A byte-fallback BPE of exactly `vocab_size` ids with identity normalisation; the same text gives the same model.
 
     Ids as in the contest (spec pr549 section 1.3): pad 0, bos 1, eos 2, unk 3, bytes 4..259. Pieces may hold runs of
-    spaces and line ends, which saves a third of the tokens on source code (docs/LOG.md). Of text beyond
+    spaces and line ends, which saves a third of the tokens on source code. Of text beyond
     16 MB an even sample is used.
     Raises `LeakError` for anything but `TrainText`, `TokenizerError` if the text cannot fill the vocabulary.
     """
