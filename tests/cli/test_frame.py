@@ -18,7 +18,7 @@ import pytest
 from paramgolf import cli
 from paramgolf.cli import VERBS, main
 from paramgolf.cli.arguments import byte_count, count, seconds, share, temperature
-from paramgolf.cli.output import plain
+from paramgolf.cli.output import Output, plain
 from paramgolf.cli.trouble import explain
 from paramgolf.errors import CheckFailed, TextError
 
@@ -53,8 +53,8 @@ def test_every_verb_refuses_an_unknown_flag_with_a_suggestion(verb: str, capsys:
     [
         (["scroe"], "unknown verb 'scroe'; did you mean score?"),
         (["data", "prepar"], "unknown verb 'data prepar'; did you mean data prepare?"),
-        (["quickstart", "--seconds", "-3"], "--seconds: '-3' is not a positive number of seconds"),
-        (["quickstart", "--seconds", "nan"], "--seconds: 'nan' is not a positive number of seconds"),
+        (["train", "baseline", "--seconds", "-3"], "--seconds: '-3' is not a positive number of seconds"),
+        (["train", "baseline", "--seconds", "nan"], "--seconds: 'nan' is not a positive number of seconds"),
         (["score", "a", "b", "--limit", "foo"], "--limit: 'foo' is not a number of bytes"),
         (["score", "a"], "required: TEXT"),
         (["train", "baseline", "--data", "d", "--model.width", "x"], "--model.width: 'x' is not a whole number"),
@@ -130,7 +130,7 @@ def test_json_is_the_last_line_and_all_of_stdout(
 ) -> None:
     """With --json stray prints and human lines go to stderr; stdout is one strict object. Without, no object."""
 
-    def run(options: argparse.Namespace, output: cli.Output) -> int:  # type: ignore[name-defined]
+    def run(options: argparse.Namespace, output: Output) -> int:
         print("a library talks")
         output.say("a result")
         output.next("paramgolf", "score", "my file")

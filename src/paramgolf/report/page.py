@@ -45,7 +45,6 @@ def write_page(run: Path) -> Path:
 def render(run: Path) -> str:
     """The page as HTML text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
     data = read_run(run)
     facts = facts_of(data)
@@ -53,10 +52,11 @@ def render(run: Path) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    # The SVGs are ours, their texts escaped by matplotlib; everything else goes through autoescape.
-    shown = [(figure, Markup(figure.svg) if figure.svg else None) for figure in figures_of(data, facts)]
     return environment.get_template("page.html").render(
-        facts=facts, figures=shown, data=data, style=Markup((Path(__file__).parent / "page.css").read_text())
+        facts=facts,
+        figures=figures_of(data, facts),
+        data=data,
+        style=(Path(__file__).parent / "page.css").read_text(encoding="utf-8"),
     )
 
 
