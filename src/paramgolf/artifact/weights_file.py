@@ -68,6 +68,12 @@ def read_weights(data: bytes, shapes: Shapes) -> dict[str, Float32]:
     Nothing is allocated before its size agreed with `shapes`. Raises `ArtifactError` on any damage, on tensors that
     are missing, unknown or of another shape, and on numbers that are not finite.
     """
+    tensors = read_tensors(data, shapes)
+    return {name: dequantize(t) if isinstance(t, Quantized) else t for name, t in tensors.items()}
+
+
+def read_tensors(data: bytes, shapes: Shapes) -> dict[str, Quantized | Float32]:
+    """What was written, integers and steps as they are; raises as `read_weights`."""
     if sum(map(math.prod, shapes.values())) > MAX_PARAMETERS:
         raise ArtifactError(f"weights: the model has more than {MAX_PARAMETERS} parameters, this version's limit")
     body, checksum = data[:-4], data[-4:]
@@ -82,9 +88,9 @@ def read_weights(data: bytes, shapes: Shapes) -> dict[str, Float32]:
     )
     bits = _check_header(header, shapes)
     books = _read_books(reader, header["books"])
-    weights = {name: _decode(reader.section(name), name, shapes[name], bits[name], books) for name in shapes}
+    tensors = {name: _decode(reader.section(name), name, shapes[name], bits[name], books) for name in shapes}
     reader.end()
-    return weights
+    return tensors
 
 
 def _check_header(header: dict[str, Any], shapes: Shapes) -> dict[str, int]:
@@ -127,9 +133,11 @@ def _encode(tensor: Quantized | Float32, books: Codebooks | None) -> bytes:
     return tensor.astype("<f4").tobytes()
 
 
-def _decode(payload: bytes, name: str, shape: tuple[int, ...], bits: int, books: Codebooks | None) -> Float32:
+def _decode(
+    payload: bytes, name: str, shape: tuple[int, ...], bits: int, books: Codebooks | None
+) -> Quantized | Float32:
     if bits != RAW_BITS and books is not None:
-        return dequantize(decode_tensor(payload, shape, bits, books))
+        return decode_tensor(payload, shape, bits, books)
     if len(payload) != 4 * math.prod(shape):
         raise ArtifactError(f"weights: {name} has {len(payload)} bytes, {4 * math.prod(shape)} expected")
     values = np.frombuffer(payload, "<f4").astype(np.float32).reshape(shape)

@@ -78,24 +78,26 @@ class Codebook:
         check_codes(codes)
         return Codebook(alphabet.astype(np.int32), codes)
 
-    def index(self, values: Integers) -> Int64:
-        """Position of each value in the alphabet."""
-        return np.searchsorted(self.alphabet, values).astype(np.int64)
+    def index(self, values: Integers) -> Int32:
+        """Position of each value, all of which must be symbols, in the alphabet."""
+        first = int(self.alphabet[0])
+        position = np.zeros(int(self.alphabet[-1]) - first + 1, dtype=np.int32)
+        position[self.alphabet - first] = np.arange(self.alphabet.size)
+        return position[values.astype(np.int32) - first]
 
     def classify(self, values_RC: Integers) -> Int64:
         """The class [R] that codes each row shortest."""
         return np.asarray(np.argmin(_costs(self._histograms(values_RC), self.codes), axis=1), dtype=np.int64)
 
-    def _histograms(self, values_RC: Integers) -> Int64:
+    def _histograms(self, values_RC: Integers) -> Float64:
         rows, size = values_RC.shape[0], self.alphabet.size
         cells = self.index(values_RC) + np.arange(rows)[:, None] * size
-        histograms: Int64 = np.bincount(cells.ravel(), minlength=rows * size).reshape(rows, size)
-        return histograms
+        return np.bincount(cells.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
 
 
 def fit_codebook(matrices: Sequence[Integers]) -> Codebook:
     """The codebook that makes the codes of all rows, their classes and itself smallest; at least one matrix."""
-    alphabet = np.unique(np.concatenate([np.unique(matrix) for matrix in matrices])).astype(np.int32)
+    alphabet = np.unique(np.concatenate([_symbols(matrix) for matrix in matrices])).astype(np.int32)
     blank = Codebook(alphabet, np.zeros((1, alphabet.size), dtype=np.uint8))
     histograms_RS = np.concatenate([blank._histograms(matrix) for matrix in matrices])
     best = blank
@@ -109,7 +111,14 @@ def fit_codebook(matrices: Sequence[Integers]) -> Codebook:
     return best
 
 
-def log_codes(counts: Integers) -> Codes:
+def _symbols(matrix: Integers) -> Int64:
+    """The integers that occur, by counting: sorting millions of them would take seconds."""
+    first = int(matrix.min())
+    found: Int64 = np.flatnonzero(np.bincount(matrix.ravel().astype(np.int32) - first)) + first
+    return found
+
+
+def log_codes(counts: Integers | Float64) -> Codes:
     """Logarithmic tables [..., S] of counts: the byte n for a share of 2^(-n/8) of the largest count."""
     counts = np.asarray(counts, dtype=np.float64)
     top = np.maximum(counts.max(axis=-1, keepdims=True), 1)
@@ -132,7 +141,7 @@ def expand(codes: Codes) -> Float64:
     return probabilities
 
 
-def _cluster(histograms_RS: Int64, alphabet: Int32, classes: int) -> tuple[Codebook, float]:
+def _cluster(histograms_RS: Float64, alphabet: Int32, classes: int) -> tuple[Codebook, float]:
     """k-means of code lengths, from rows sorted by spread; the codebook, and the bits of rows and classes."""
     assigned_R = _by_spread(histograms_RS, alphabet, classes)
     codes_KS = _tables(histograms_RS, assigned_R, classes)
@@ -152,7 +161,7 @@ def _cluster(histograms_RS: Int64, alphabet: Int32, classes: int) -> tuple[Codeb
     return Codebook(alphabet, codes_KS[used_K]), bits
 
 
-def _by_spread(histograms_RS: Int64, alphabet: Int32, classes: int) -> Int64:
+def _by_spread(histograms_RS: Float64, alphabet: Int32, classes: int) -> Int64:
     spread_R = histograms_RS @ np.abs(alphabet - np.median(alphabet)) / histograms_RS.sum(axis=1)
     rank_R = np.empty(spread_R.size, dtype=np.int64)
     rank_R[np.argsort(spread_R, kind="stable")] = np.arange(spread_R.size)
@@ -160,13 +169,13 @@ def _by_spread(histograms_RS: Int64, alphabet: Int32, classes: int) -> Int64:
     return class_R
 
 
-def _tables(histograms_RS: Int64, assigned_R: Int64, classes: int) -> Codes:
-    counts_KS = np.stack([histograms_RS[assigned_R == k].sum(axis=0) for k in range(classes)])
-    return log_codes(counts_KS)
+def _tables(histograms_RS: Float64, assigned_R: Int64, classes: int) -> Codes:
+    member_KR = (np.arange(classes)[:, None] == assigned_R).astype(np.float64)
+    return log_codes(member_KR @ histograms_RS)  # sums of integers far below 2^53: exact in any order
 
 
-def _costs(histograms_RS: Int64, codes_KS: Codes) -> Float64:
+def _costs(histograms_RS: Float64, codes_KS: Codes) -> Float64:
     """Bits of each row under each class; a symbol that a class never saw costs what the coder's least share does."""
     bits_KS = -np.log2(np.maximum(expand(codes_KS), 2.0**-24))
-    costs: Float64 = histograms_RS.astype(np.float64) @ bits_KS.T
+    costs: Float64 = histograms_RS @ bits_KS.T
     return costs

@@ -49,8 +49,8 @@ def encode_tensor(tensor: Quantized, books: Codebooks) -> bytes:
     tables = book.probabilities()
     for k in reversed(range(tables.shape[0])):
         symbols = book.index(tensor.values[class_R == k].ravel())
-        stack.encode_reverse(symbols.astype(np.int32), _model(tables[k]))
-    step_symbols = books.steps.index(steps_R).astype(np.int32)
+        stack.encode_reverse(symbols, _model(tables[k]))
+    step_symbols = books.steps.index(steps_R)
     stack.encode_reverse(step_symbols, _model(books.steps.probabilities()[step_class]))
     stack.encode_reverse(class_R.astype(np.int32), _model(expand(class_codes)))
     words: bytes = stack.get_compressed().astype("<u4").tobytes()
