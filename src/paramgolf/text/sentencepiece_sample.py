@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from paramgolf.text.model_proto import SPACE_MARK
 
-SAMPLE_BYTES = 16_000_000
+SAMPLE_BYTES = 6_000_000
 BLOCK_CHARACTERS = 4096
 _BLOCK_LINES = 8  # a piece may hold line ends, so SentencePiece sees several lines at once
 _SKIPPED = dict.fromkeys((0, ord(SPACE_MARK), 0x2585))  # characters that SentencePiece's trainer gives a meaning

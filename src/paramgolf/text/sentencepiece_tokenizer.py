@@ -169,9 +169,9 @@ class SentencePieceTokenizer:
 def train_sentencepiece(text: TrainText, vocab_size: int) -> SentencePieceTokenizer:
     """A byte-fallback BPE of exactly `vocab_size` ids with identity normalisation; the same text gives the same model.
 
-    Ids as in the contest (spec pr549 section 1.3): pad 0, bos 1, eos 2, unk 3, bytes 4..259. Pieces may hold runs of
-    spaces and line ends, which saves a third of the tokens on source code. Of text beyond
-    16 MB an even sample is used.
+    Ids as in the contest (spec pr549 section 1.3): pad 0, bos 1, eos 2, unk 3, bytes 4..259. Pieces may span words,
+    runs of spaces and line ends, which saves a third of the tokens on source code. Of text beyond 6 MB an even sample
+    is used.
     Raises `LeakError` for anything but `TrainText`, `TokenizerError` if the text cannot fill the vocabulary.
     """
     require_train_text(text, "training a tokenizer")
@@ -208,6 +208,7 @@ def _train(blocks: list[str], vocab_size: int, name: str) -> SentencePieceTokeni
             byte_fallback=True,
             split_digits=True,
             split_by_unicode_script=False,
+            split_by_whitespace=False,
             allow_whitespace_only_pieces=True,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
