@@ -2,8 +2,8 @@
 
     python bench/score_speed.py [--threads N] [--tokens N]
 
-The model has about 1 M parameters (6 layers, width 128, vocabulary 1024, window 256, stride 192) and random weights: the
-time does not depend on their values. Every token is credited, as `score` does it; encoding the text is not timed.
+The model has about 1 M parameters (6 layers, width 128, vocabulary 1024, window 256, stride 192) and random weights:
+the time does not depend on their values. Every token is credited, as `score` does it; encoding the text is not timed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def main() -> None:
     rate = len(tokens) / (time.perf_counter() - begin)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
-        f"{parameters:,} parameters, {options.threads} threads, {len(tokens):,} tokens, {nats / len(tokens):.3f} nats a token"
+        f"{parameters:,} parameters, {options.threads} threads, {len(tokens):,} tokens, "
+        f"{nats / len(tokens):.3f} nats a token"
     )
     print(f"{rate:,.0f} tokens/s; {rate / GOAL:.2f} x the goal of {GOAL:,}")
 

@@ -174,7 +174,7 @@ def gather_weights(weights: Mapping[str, Float32], recipe: ModelRecipe, window: 
 
 
 def rotary_tables(recipe: ModelRecipe, window: int) -> tuple[Float64, Float64]:
-    """cos and sin [W, K/2] of position times speed, rounded to float32: that hides the last bit of a library's cosine."""
+    """cos and sin [W, K/2] of position times speed; float32 values, which hides the last bit of a library's cosine."""
     half = recipe.head_size() // 2
     angles = [[t * recipe.rope_base ** (-j / half) for j in range(half)] for t in range(window)]
     cos_WK = np.array([[math.cos(a) for a in row] for row in angles], dtype=np.float32)

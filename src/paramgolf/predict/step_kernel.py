@@ -47,7 +47,7 @@ class StepCache(NamedTuple):
 
 @njit(cache=True)
 def forward(w: StepWeights, cache: StepCache, tokens_T: Any, first: int, out_TD: Any) -> None:
-    """Run inputs at places first.. of the frame, those before being in the cache; states after the last norm to `out_TD`."""
+    """Run inputs at places first.. of a frame whose earlier ones are cached; `out_TD` = states after the last norm."""
     count, width = out_TD.shape
     layers, heads = w.gain_LH.shape
     groups, size = cache.keys_LGKW.shape[1], cache.keys_LGKW.shape[2]

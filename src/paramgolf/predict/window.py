@@ -44,7 +44,8 @@ class WindowPredictor:
     """Rows of `model` (left as it is, used without gradients) for `lanes` texts side by side.
 
     A lane remembers its last `score.window` tokens only. One lane's chunk of `frames_per_batch * score.stride` tokens
-    is exactly one batch. Works on the device and in the precision of the model; log-probabilities are float64.
+    is exactly one batch; two frames stay in a CPU's cache, a GPU likes more of them. Works on the device and in the
+    precision of the model; log-probabilities are float64.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class WindowPredictor:
         vocab_size: int,
         boundary_id: int,
         lanes: int = 1,
-        frames_per_batch: int = 8,
+        frames_per_batch: int = 2,
     ) -> None:
         self.model = model
         self.grid = FrameGrid(recipe.window, recipe.stride)
@@ -113,7 +114,7 @@ class WindowPredictor:
 
 
 class WindowRows:
-    """Rows held as hidden states; the head runs on demand, always in the same blocks, so any answer has the same bits."""
+    """Rows held as hidden states; the head runs on demand, in the same blocks always, so answers have the same bits."""
 
     def __init__(self, model: GPT, hidden: list[Tensor], index_BT: Int64, chunk: Chunk, vocab_size: int) -> None:
         self._model = model
@@ -158,7 +159,7 @@ class WindowRows:
         return rows
 
     def _blocks(self, begin: int, end: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """For the blocks that hold places `begin <= n < end`: first place, logits [S, V], their log-sum-exp [S] float64."""
+        """For the blocks that hold places `begin <= n < end`: first place, logits [S, V], log-sum-exp [S] float64."""
         with torch.no_grad():
             for first in range(begin - begin % HEAD_BLOCK, end, HEAD_BLOCK):
                 logits_SV = self._model.logits(self._h_ND[first : first + HEAD_BLOCK])
