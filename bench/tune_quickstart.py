@@ -56,14 +56,16 @@ def prepared(vocab_size: int) -> tuple[np.ndarray, np.ndarray, int]:
     return stream(train_text, tokenizer), stream(held_out, tokenizer), held_out.size()
 
 
-def with_setting(recipe: Recipe, setting: str) -> Recipe:
-    """`section.field=value` applied; the value takes the type of the present one."""
-    path, value = setting.split("=")
-    section, name = path.split(".")
-    inner = getattr(recipe, section)
-    present = getattr(inner, name)
-    changed = dataclasses.replace(inner, **{name: type(present)(value)})
-    return dataclasses.replace(recipe, **{section: changed})
+def with_settings(recipe: Recipe, settings: list[str]) -> Recipe:
+    """All `section.field=value` applied, a section at a time; a value takes the type of the present one."""
+    changes: dict[str, dict[str, object]] = {}
+    for setting in settings:
+        path, value = setting.split("=")
+        section, name = path.split(".")
+        present = getattr(getattr(recipe, section), name)
+        changes.setdefault(section, {})[name] = type(present)(value)
+    sections = {name: dataclasses.replace(getattr(recipe, name), **fields) for name, fields in changes.items()}
+    return dataclasses.replace(recipe, **sections)
 
 
 def token_clock(recipe: Recipe) -> Callable[[], float]:
@@ -122,9 +124,7 @@ def main() -> None:
     ids, held_out, size = prepared(base.tokenizer.vocab_size)
     print(f"{len(ids):,} training tokens, {len(held_out):,} held-out tokens of {size:,} bytes", flush=True)
     for variant in " ".join(arguments.settings).split("/"):
-        recipe = base
-        for setting in variant.split():
-            recipe = with_setting(recipe, setting)
+        recipe = with_settings(base, variant.split())
         print(
             f"{variant.strip() or 'as it is'}: {run_variant(recipe, arguments.tokens, ids, held_out, size)}", flush=True
         )

@@ -19,9 +19,9 @@ def quickstart() -> Recipe:
     return Recipe(
         name="quickstart",
         tokenizer=TokenizerRecipe("sentencepiece", 1024),
-        model=ModelRecipe(layers=6, width=128, heads=4, kv_heads=2, mlp_ratio=3.0),
-        optim=OptimRecipe(),
-        train=TrainRecipe(sequence=256, batch_tokens=4096),
+        model=ModelRecipe(layers=6, width=128, heads=2, kv_heads=1, mlp_ratio=3.0),
+        optim=OptimRecipe(matrix_lr=0.015, ema_decay=0.95),
+        train=TrainRecipe(sequence=256, batch_tokens=2048),
         squeeze=SqueezeRecipe(matrix_bits=6, embedding_bits=8, carry_text=True),
         score=ScoreRecipe(window=256, stride=192),
         budget=BudgetRecipe(artifact_bytes=16_000_000, train_seconds=75.0, eval_seconds=600.0),
