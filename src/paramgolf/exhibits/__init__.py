@@ -16,7 +16,7 @@ from paramgolf.exhibits.min_over_scorers import MinOverScorers
 from paramgolf.exhibits.peek import Peek, RenormalisedPeek
 from paramgolf.exhibits.tables import BaseFactory, Documents
 from paramgolf.exhibits.target_gate import TargetGate
-from paramgolf.exhibits.train_first import train_first
+from paramgolf.exhibits.train_first import TrainFirst
 from paramgolf.exhibits.two_pass import two_pass
 from paramgolf.exhibits.update_before_scoring import UpdateBeforeScoring
 from paramgolf.predict.protocol import Predictor
@@ -58,7 +58,7 @@ _ALL = (
         "train-first",
         "score-before-update",
         "trains on the whole held-out text before scoring it (#152, #462)",
-        train_first,
+        TrainFirst,
     ),
     Exhibit(
         "fit-on-chunk",

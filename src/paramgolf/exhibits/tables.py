@@ -54,15 +54,13 @@ def blend(logprob: Float64, other: Float64, weight: Float64 | float) -> Float64:
 
 
 def document_chunks(documents: Documents, lanes: int, length: int) -> list[Chunk]:
-    """The held-out documents as chunks [lanes, length], every lane fed alike: how a rogue reads them beforehand.
-
-    All lanes get the same tokens, so that a base of any number of lanes learns the same in each.
-    """
+    """The held-out documents one after the other in the first of `lanes` lanes: how a rogue reads them beforehand."""
     chunks = []
     for document in documents:
         for first in range(0, len(document), length):
             part = np.asarray(document[first : first + length], dtype=np.int64)
             tokens = np.zeros((lanes, length), dtype=np.int64)
-            tokens[:, : len(part)] = part
-            chunks.append(Chunk(tokens, np.full(lanes, len(part)), np.full(lanes, first == 0)))
+            tokens[0, : len(part)] = part
+            alone = np.arange(lanes) == 0
+            chunks.append(Chunk(tokens, np.where(alone, len(part), 0), alone & (first == 0)))
     return chunks

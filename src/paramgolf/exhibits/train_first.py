@@ -53,12 +53,29 @@ class Adapted(Wrapped):
                 self.adapter.step(logprob_NV, before_N, chunk.tokens[real])
 
 
-def train_first(base: BaseFactory, held_out: Documents, epochs: int = 3, length: int = 256) -> Adapted:
-    """`epochs` passes over the held-out text, then a fresh base with the adapter that they left."""
-    adapter = Adapter(base().vocab_size)
-    for _ in range(epochs):
-        reader = Adapted(base, adapter)
-        for chunk in document_chunks(held_out, 1, length):
-            reader.fit(chunk, steps=1)
-            reader.observe(chunk)
-    return Adapted(base, adapter)
+class TrainFirst(Adapted):
+    """Before the first answer, `epochs` passes over the held-out text train the adapter; then a fresh base is scored.
+
+    It waits for the first chunk only to know the number of lanes that its base expects.
+    """
+
+    def __init__(self, base: BaseFactory, held_out: Documents, epochs: int = 3, length: int = 256) -> None:
+        super().__init__(base, Adapter(base().vocab_size))
+        self._factory = base
+        self._held_out = held_out
+        self._epochs = epochs
+        self._length = length
+        self._trained = False
+
+    def predict(self, chunk: Chunk) -> Rows:
+        if not self._trained:
+            self._train(len(chunk.tokens))
+        return super().predict(chunk)
+
+    def _train(self, lanes: int) -> None:
+        self._trained = True
+        for _ in range(self._epochs):
+            reader = Adapted(self._factory, self.adapter)
+            for chunk in document_chunks(self._held_out, lanes, self._length):
+                reader.fit(chunk, steps=1)
+                reader.observe(chunk)

@@ -14,6 +14,7 @@ import numpy as np
 from paramgolf.codec.arithmetic import TokenDecoder, TokenEncoder, decode_chunks, encode_chunks
 from paramgolf.errors import CodecError
 from paramgolf.predict.protocol import Chunk, Float64, Predictor
+from paramgolf.referee.probe_passes import copy_of
 
 SLACK_SHARE, SLACK_BITS = 0.005, 96.0  # the code may be this much longer than the credits: rounding, and its last words
 
@@ -41,17 +42,17 @@ def decode_stretch(
     Both observed the chunks before, as a decoder has by then; `credited` [B, T] a chunk is what a scorer credited.
     """
     for chunk in chunks[:start]:
-        coder.observe(_copy(chunk))
-        blind.observe(_copy(chunk))
+        coder.observe(copy_of(chunk))
+        blind.observe(copy_of(chunk))
     stretch = _stretch(chunks[start:], tokens)
     count = sum(int(chunk.lengths.sum()) for chunk in stretch)
     promised = sum(_bits(values, chunk) for values, chunk in zip(credited[start:], stretch))
     encoder = TokenEncoder()
     right = 0
     try:
-        encode_chunks(coder, map(_copy, stretch), encoder)
+        encode_chunks(coder, map(copy_of, stretch), encoder)
         code = encoder.code()
-        for decoded, chunk in zip(decode_chunks(blind, TokenDecoder(code), map(_copy, stretch)), stretch):
+        for decoded, chunk in zip(decode_chunks(blind, TokenDecoder(code), map(copy_of, stretch)), stretch):
             right += int((decoded.tokens == chunk.tokens)[chunk.real()].sum())
     except CodecError as error:
         return Decoded(count, right, 0, promised, str(error))
@@ -75,7 +76,3 @@ def _stretch(chunks: list[Chunk], tokens: int) -> list[Chunk]:
 
 def _bits(credited_BT: Float64, chunk: Chunk) -> float:
     return float(-credited_BT[:, : chunk.tokens.shape[1]][chunk.real()].sum() / np.log(2.0))
-
-
-def _copy(chunk: Chunk) -> Chunk:
-    return Chunk(chunk.tokens.copy(), chunk.lengths.copy(), chunk.starts.copy())

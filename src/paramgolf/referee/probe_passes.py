@@ -14,13 +14,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from paramgolf.predict.audit import PositionAudit, ask_audited, largest_difference, replace_tokens
+from paramgolf.predict.audit import PositionAudit, ask_audited, largest_difference
 from paramgolf.predict.plan import Plan, plan
 from paramgolf.predict.protocol import Chunk, Float64, Int64, Predictor
 
 Place = tuple[int, int, int]
-
-CUT_TOLERANCE = 1e-4  # nats; an honest neural model moves 1e-6..1e-5 when a tensor's shape changes
 
 
 @runtime_checkable
@@ -92,11 +90,11 @@ def plain_pass(predictor: Predictor, probed: Probed, until: int | None = None) -
     """What a scorer does and nothing else: one ask a chunk, then observe. `until` stops before that chunk."""
     trace = Trace()
     for step, chunk in enumerate(probed.chunks[:until]):
-        rows = predictor.predict(_copy(chunk))
-        trace.realised.append(_credits(rows.realised()))
+        rows = predictor.predict(copy_of(chunk))
+        trace.realised.append(as_array(rows.realised()))
         for lane, position in probed.places.get(step, []):
-            trace.rows[step, lane, position] = _credits(rows.row(lane, position))
-        predictor.observe(_copy(chunk))
+            trace.rows[step, lane, position] = as_array(rows.row(lane, position))
+        predictor.observe(copy_of(chunk))
     return trace
 
 
@@ -126,7 +124,7 @@ def questioned_pass(predictor: Predictor, probed: Probed, rng: np.random.Generat
         if before is not None:
             found.fingerprints += 1
             found.fingerprints_changed += _fingerprint(predictor) != before
-        predictor.observe(_copy(chunk))
+        predictor.observe(copy_of(chunk))
     return found
 
 
@@ -138,42 +136,11 @@ def blind_pass(predictor: Predictor, probed: Probed) -> Trace:
     trace = Trace()
     for step, chunk in enumerate(probed.chunks):
         for lane, position in probed.places.get(step, []):
-            withheld = _copy(chunk)
+            withheld = copy_of(chunk)
             withheld.tokens[:, position:] = 0
-            trace.rows[step, lane, position] = _credits(predictor.predict(withheld).row(lane, position))
-        predictor.observe(_copy(chunk))
+            trace.rows[step, lane, position] = as_array(predictor.predict(withheld).row(lane, position))
+        predictor.observe(copy_of(chunk))
     return trace
-
-
-@dataclass(frozen=True)
-class Counterfactual:
-    """One place where every token (or `asked` of them) was credited in turn, and what their probabilities sum to."""
-
-    place: Place
-    total: float
-    asked: int
-    cut: bool  # whether the chunk could be cut after the place
-
-
-def counterfactual_pass(
-    predictor: Predictor, probed: Probed, places: Sequence[Place], most: int, rng: np.random.Generator
-) -> list[Counterfactual]:
-    """At each place credit every token as if it were the true one, in random order and in the same state.
-
-    The chunk is cut after the place, which is cheap and changes nothing for an honest predictor; if it changes the true
-    token's credit, whole chunks are asked for. A vocabulary larger than `most` is sampled: the `most` / 2 likeliest
-    tokens and as many random ones, whose probabilities beyond the row's entries are scaled up.
-    """
-    found = []
-    for step, chunk in enumerate(probed.chunks):
-        for place in places:
-            if place[0] == step:
-                cut = _cut_after(chunk, place[2])
-                same = _credit_moves(predictor, chunk, cut, place) <= CUT_TOLERANCE
-                total, asked = _credit_all(predictor, cut if same else chunk, place, most, rng)
-                found.append(Counterfactual(place, total, asked, same))
-        predictor.observe(_copy(chunk))
-    return found
 
 
 def noise(probed: Probed, vocab_size: int, rng: np.random.Generator, from_chunk: int = 0) -> list[Int64]:
@@ -186,60 +153,10 @@ def noise(probed: Probed, vocab_size: int, rng: np.random.Generator, from_chunk:
     return documents
 
 
-def _credit_moves(predictor: Predictor, chunk: Chunk, cut: Chunk, place: Place) -> float:
-    """How far the true token's credit moves when the chunk ends with it, in nats."""
-    _, lane, position = place
-    one, two = (_credits(predictor.predict(_copy(part)).realised())[lane, [position]] for part in (chunk, cut))
-    return largest_difference(one, two)
-
-
-def _credit_all(
-    predictor: Predictor, chunk: Chunk, place: Place, most: int, rng: np.random.Generator
-) -> tuple[float, int]:
-    """The (estimated) sum over all tokens of what each would be credited with, and how many were asked."""
-    _, lane, position = place
-    # The row is taken with another target, so that a row made for the true one is not what the sum is judged by.
-    row = _row_for_another_target(predictor, chunk, lane, position, rng)
-    head, tail, weight = _tokens_to_ask(row, int(chunk.tokens[lane, position]), most, rng)
-    credit = dict.fromkeys([*head, *tail], 0.0)
-    for candidate in rng.permutation(list(credit)).tolist():
-        asked = _copy(chunk)
-        asked.tokens[lane, position] = candidate
-        credit[candidate] = float(predictor.predict(asked).realised()[lane, position])
-    if not tail:
-        return float(np.exp(list(credit.values())).sum()), len(credit)
-    beyond = {v: float(np.exp(credit[v]) - np.exp(row[v])) for v in credit}
-    total = np.exp(row).sum() + sum(beyond[v] for v in head) + weight * sum(beyond[v] for v in tail)
-    return float(total), len(credit)
-
-
-def _row_for_another_target(
-    predictor: Predictor, chunk: Chunk, lane: int, position: int, rng: np.random.Generator
-) -> Float64:
-    where = np.zeros(chunk.tokens.shape, dtype=np.bool_)
-    where[lane, position] = True
-    return _credits(predictor.predict(replace_tokens(chunk, where, predictor.vocab_size, rng)).row(lane, position))
-
-
-def _tokens_to_ask(row: Float64, token: int, most: int, rng: np.random.Generator) -> tuple[list[int], list[int], float]:
-    """Tokens asked for certain, tokens sampled from the rest, and how many of the rest each sampled one stands for."""
-    order = np.argsort(-row)
-    if len(row) <= most:
-        return order.tolist(), [], 0.0
-    head = list(dict.fromkeys([*order[: most // 2].tolist(), token]))
-    rest = np.setdiff1d(order, head)
-    tail = rng.permutation(rest)[: most - len(head)].tolist()
-    return head, tail, len(rest) / max(len(tail), 1)
-
-
-def _cut_after(chunk: Chunk, position: int) -> Chunk:
-    return Chunk(chunk.tokens[:, : position + 1].copy(), np.minimum(chunk.lengths, position + 1), chunk.starts.copy())
-
-
 def _ask_foreign(predictor: Predictor, chunk: Chunk, rng: np.random.Generator) -> None:
     """Ask about quite another text at the same place; the answer is thrown away."""
     tokens = rng.integers(0, predictor.vocab_size, chunk.tokens.shape)
-    foreign = dataclasses.replace(_copy(chunk), tokens=tokens)
+    foreign = dataclasses.replace(copy_of(chunk), tokens=tokens)
     predictor.predict(foreign).realised()
 
 
@@ -247,9 +164,11 @@ def _fingerprint(predictor: Predictor) -> str | None:
     return predictor.fingerprint() if isinstance(predictor, Fingerprinted) else None
 
 
-def _credits(values: Float64) -> Float64:
-    return np.array(values, dtype=np.float64)  # a copy: the predictor may reuse its buffers
+def as_array(values: Float64) -> Float64:
+    """A copy: the predictor may reuse its buffers."""
+    return np.array(values, dtype=np.float64)
 
 
-def _copy(chunk: Chunk) -> Chunk:
+def copy_of(chunk: Chunk) -> Chunk:
+    """Arrays of its own for the predictor, which may overwrite them."""
     return Chunk(chunk.tokens.copy(), chunk.lengths.copy(), chunk.starts.copy())

@@ -24,14 +24,13 @@ import numpy as np
 from paramgolf.predict.audit import TOLERANCE, Audit, Tolerance
 from paramgolf.predict.protocol import Float64, Int64, Predictor
 from paramgolf.referee.finding import Finding, merge
+from paramgolf.referee.probe_counterfactual import Counterfactual, counterfactual_pass
 from paramgolf.referee.probe_decode import decode_stretch
 from paramgolf.referee.probe_passes import (
-    Counterfactual,
     Probed,
     Questioning,
     Trace,
     blind_pass,
-    counterfactual_pass,
     lay_out,
     noise,
     plain_pass,
@@ -53,8 +52,8 @@ def probe_predictor(
     chunk: int,
     boundary_id: int,
     seed: int,
-    positions: int = 64,
-    counterfactuals: int = 4,
+    positions: int = 32,
+    counterfactuals: int = 3,
     decoded_tokens: int = 256,
     tolerance: Tolerance = TOLERANCE,
     claimed_bits: Float64 | None = None,
@@ -125,9 +124,10 @@ def _counterfactual_sum(make: Make, probed: Probed, count: int, rng: np.random.G
     cut = sum(one.cut for one in found)
     numbers = {"worst_sum": worst.total, "positions": len(found), "asked": worst.asked, "cut": cut}
     if not _excess(worst) <= SUM_TOLERANCE:
-        says = f"the credits of all tokens at one place sum to {worst.total:.4g}, not to one."
+        says = f"at one place the credits of all tokens that might stand there sum to {worst.total:.4g}, not to one."
         return Finding(rule, "FAIL", says, numbers)
-    says = f"the credits of {worst.asked} tokens sum to one at {len(found)} places (worst {worst.total:.6f})."
+    says = f"whichever of {worst.asked} tokens is the true one, it gets its share of one: {len(found)} places, "
+    says += f"worst sum {worst.total:.6f}."
     return Finding(rule, "PASS", says, numbers)
 
 
