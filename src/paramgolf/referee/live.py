@@ -22,6 +22,10 @@ from paramgolf.text.tokenizer import Tokenizer
 SAMPLE_BYTES = 20_000  # scored again and compared with the recorded bits
 PROBE_TOKENS = 1_500
 PROBE_CHUNK = 128
+# Every ask of a neural predictor costs a whole batch of frames: some 400 asks are half a minute on one core.
+PROBE_POSITIONS = 24
+PROBE_COUNTERFACTUALS = 2
+PROBE_DECODED = 64
 BITS_TOLERANCE = 1e-3  # bits a token between two runs of one artifact, on other hardware too
 
 
@@ -89,6 +93,9 @@ def probe_subject(subject: Subject, documents: Sequence[bytes], seed: int) -> li
         chunk=PROBE_CHUNK,
         boundary_id=subject.tokenizer.boundary_id,
         seed=seed,
+        positions=PROBE_POSITIONS,
+        counterfactuals=PROBE_COUNTERFACTUALS,
+        decoded_tokens=PROBE_DECODED,
     )
 
 
