@@ -5,6 +5,7 @@ import functools
 import inspect
 import textwrap
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +97,14 @@ ALSO = {
     "target-gate": {"counterfactual-sum", "blind-decode"},
     "lane-leak": {"blind-decode"},
 }
+
+
+def test_the_page_on_legality_shows_what_fires():
+    """The table of docs/legality.md is this file's: exhibit, the rule that names it, what else fires."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "legality.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    shown = {row[0]: (row[1], set(row[2].split(", "))) for row in rows if row[0] in EXHIBITS}
+    assert shown == {name: (exhibit.rule, ALSO[name]) for name, exhibit in EXHIBITS.items()}
 
 
 def test_the_honest_base_passes_every_probe():
