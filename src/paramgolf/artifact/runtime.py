@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from paramgolf.artifact.compile_cache import cache_compiled_sources
 from paramgolf.errors import OutputError, ParamgolfError, TextError
 
 PROGRESS_SECONDS = 5.0
@@ -35,6 +36,7 @@ def main(path: Path, argv: Sequence[str] | None = None) -> int:
     name = path.name
     try:
         options = build_parser(name).parse_args(words)
+        cache_compiled_sources()
         status = int(options.run(path, options))
         sys.stdout.flush()
         return status
