@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from paramgolf.errors import RunError
-from paramgolf.predict.plan import plan
+from paramgolf.predict.plan import elias_gamma_bits, plan
 from paramgolf.predict.protocol import Chunk, TableRows
 from paramgolf.predict.score import score
 from paramgolf.predict.score_file import save
 from paramgolf.predict.score_text import document_hashes, encode_documents, first_documents
 from paramgolf.referee.evidence import Evidence, run_evidence
 from paramgolf.referee.finding import Finding
+from paramgolf.referee.limits import Limits
 from paramgolf.referee.live import Subject, judge_live
+from paramgolf.referee.rules_score import credited_once
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 from paramgolf.text.text import HeldOutText, TrainText
 
@@ -49,10 +51,10 @@ class Peek(Counts):
         return TableRows(np.log(share / share.sum(axis=2, keepdims=True)), chunk)
 
 
-def recorded(folder: Path, text: HeldOutText = TEXT) -> Evidence:
-    """Evidence of an honest score of `text` in one lane."""
+def recorded(folder: Path, text: HeldOutText = TEXT, lanes: int = 1) -> Evidence:
+    """Evidence of an honest score of `text`."""
     tokens = encode_documents(TOKENIZER, text.documents)
-    order = plan([len(ids) for ids in tokens], chunk=64)
+    order = plan([len(ids) for ids in tokens], lanes=lanes, chunk=64)
     found = score(Counts(), tokens, order, TOKENIZER.boundary_id, raw_bytes=text.size(), text_digest=text.digest)
     sizes = np.array([len(document) for document in text.documents])
     hashes = document_hashes(text.documents)
@@ -104,6 +106,20 @@ def test_the_first_documents_may_be_scored(tmp_path: Path) -> None:
     assert {finding.status for finding in judged(found).values()} == {"PASS"}
     with pytest.raises(RunError, match="the recorded score is of a text"):
         judged(found, text=HeldOutText("other", [b"another text"] * 40))
+
+
+def test_lanes_are_judged_with_their_side_information(tmp_path: Path) -> None:
+    """Three lanes: the claim includes the bits of the lengths, and a claim without them fails."""
+    found = recorded(tmp_path, lanes=3)
+    finding = credited_once(found, Limits())
+    assert finding.status == "PASS"
+    assert finding.numbers["side_bits"] == elias_gamma_bits([len(document) + 1 for document in TEXT.documents])
+    record = found.score or {}
+    cheaper = dataclasses.replace(found, score={**record, "bpb": record["bits"] / record["bytes"]})
+    assert credited_once(cheaper, Limits()).status == "FAIL"
+    subject = Subject(TOKENIZER, 3, Counts)
+    probed = judge_live(found, subject, TEXT, seed=5)
+    assert {finding.status for finding in probed} == {"PASS"}
 
 
 def test_hashes_tell_overlaps_and_leave_short_documents_out() -> None:

@@ -228,7 +228,7 @@ def _npz(score: Score) -> bytes:
     if score.plan.world != 1:
         raise ValueError(f"rank {score.plan.rank} of {score.plan.world} holds only its part; combine the parts first")
     none = np.zeros(0)
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "bits": score.bits,
         "document": score.plan.document_index(),
         "lengths": score.plan.lengths,

@@ -17,6 +17,7 @@ from paramgolf.errors import RunError
 
 Status = Literal["PASS", "FAIL", "UNPROVEN"]
 Number = float | int | str
+Numbers = dict[str, float | int | str]
 NO_NUMBERS: Mapping[str, Number] = MappingProxyType({})
 
 

@@ -14,7 +14,7 @@ from paramgolf.predict.protocol import Int64, Predictor
 from paramgolf.predict.score import score
 from paramgolf.predict.score_text import encode_documents, first_documents
 from paramgolf.referee.evidence import Evidence
-from paramgolf.referee.finding import Finding
+from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.probes import probe_predictor
 from paramgolf.text.text import HeldOutText, digest_documents
 from paramgolf.text.tokenizer import Tokenizer
@@ -114,7 +114,7 @@ def _denominator(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
     claimed = (found.score or {}).get("bytes")
     if claimed is None:
         return ()
-    numbers = {"bytes": str(claimed)[:40], "text_bytes": text.size()}
+    numbers: Numbers = {"bytes": str(claimed)[:40], "text_bytes": text.size()}
     if claimed != text.size():
         says = f"score.json divides by {claimed} bytes, the text that was given has {text.size():,}."
         return (Finding("bytes", "FAIL", says, numbers),)
@@ -146,7 +146,7 @@ def _scored_again(found: Evidence, subject: Subject, text: HeldOutText, seed: in
     )
     recorded = found.arrays["bits"][: again.tokens]
     worst = float(np.abs(again.bits - recorded).max(initial=0.0))
-    numbers: dict[str, float | int | str] = {"tokens_again": again.tokens, "max_bits_difference": worst}
+    numbers: Numbers = {"tokens_again": again.tokens, "max_bits_difference": worst}
     if not worst <= BITS_TOLERANCE:
         says = (
             f"scored again, the first {again.tokens:,} tokens cost up to {worst:.3g} bits more or less than recorded."

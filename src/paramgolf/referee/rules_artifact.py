@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paramgolf.referee.evidence import Evidence
-from paramgolf.referee.finding import Finding
+from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
 
 
@@ -32,7 +32,7 @@ def reproducible(found: Evidence, _: Limits) -> Finding:
     if facts is None or not scored:
         lacking = "there is no model.pyz" if facts is None else "no score names the artifact that it is of"
         return Finding(rule, "UNPROVEN", f"{lacking}, so the score cannot be had again from it.")
-    numbers = {
+    numbers: Numbers = {
         "artifact_sha256": facts.digest,
         "scored_sha256": scored,
         "sources": facts.sources,

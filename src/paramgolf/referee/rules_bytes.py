@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paramgolf.referee.evidence import Evidence
-from paramgolf.referee.finding import Finding
+from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
 
 # A full run over the contest's 50,000 documents with a lossless tokenizer implies this many bytes (test R0).
@@ -21,7 +21,7 @@ def bytes_rule(found: Evidence, limits: Limits) -> Finding:
     claimed, sizes = record.get("bytes"), arrays["sizes"]
     if isinstance(claimed, bool) or not isinstance(claimed, int) or not 0 < claimed < 2**63:
         return Finding(rule, "FAIL", f"score.json divides by {str(claimed)[:40]!r} bytes, which is no size of a text.")
-    numbers: dict[str, float | int | str] = {"bytes": claimed, "documents": len(arrays["lengths"])}
+    numbers: Numbers = {"bytes": claimed, "documents": len(arrays["lengths"])}
     if len(sizes) != len(arrays["lengths"]) or sizes.min(initial=0) < 0:
         says = f"{claimed:,} bytes are claimed, but bits.npz does not list the bytes of each document."
         return Finding(rule, "UNPROVEN" if len(sizes) == 0 else "FAIL", says, numbers)
@@ -37,7 +37,7 @@ def bytes_rule(found: Evidence, limits: Limits) -> Finding:
     return _lossless(found, limits, total, numbers)
 
 
-def _lossless(found: Evidence, limits: Limits, total: int, numbers: dict[str, float | int | str]) -> Finding:
+def _lossless(found: Evidence, limits: Limits, total: int, numbers: Numbers) -> Finding:
     assert found.score is not None
     changed = found.score.get("documents_not_lossless")
     says = f"the denominator is {total:,}, the raw bytes of {numbers['documents']:,} documents"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paramgolf.referee.evidence import RUN_FILES, Evidence
-from paramgolf.referee.finding import Finding
+from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
 
 
@@ -29,7 +29,7 @@ def data_separation(found: Evidence, _: Limits) -> Finding:
     if not isinstance(train, dict) or not isinstance(train.get("digest"), str) or not held_out:
         lacking = found.trouble("env.json", "score.json") or "the digests of the texts are not recorded"
         return Finding(rule, "UNPROVEN", f"nobody can tell whether the texts were kept apart: {lacking}.")
-    numbers: dict[str, float | int | str] = {"train_sha256": train["digest"][:64], "held_out_sha256": held_out[:64]}
+    numbers: Numbers = {"train_sha256": train["digest"][:64], "held_out_sha256": held_out[:64]}
     if train["digest"] == held_out:
         return Finding(rule, "FAIL", "the text that was scored is the text that was trained on.", numbers)
     known = found.train_hashes

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from paramgolf.clock import Entry
 from paramgolf.referee.evidence import Evidence
-from paramgolf.referee.finding import Finding
+from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
 
 # What reads the training text to set weights is training, on the clock or not (ruling of 24 March, #609).
@@ -28,7 +28,7 @@ def ledger(found: Evidence, limits: Limits) -> Finding:
     train = sum(entry.seconds for entry in entries if _is_training(entry))
     evaluation = _evaluation(found, entries)
     off = [entry for entry in entries if not entry.on_clock and not _is_training(entry) and not _evaluates(entry)]
-    numbers: dict[str, float | int | str] = {
+    numbers: Numbers = {
         "train_seconds": train,
         "train_limit": limits.train_seconds,
         "eval_seconds": math.nan if evaluation is None else evaluation,

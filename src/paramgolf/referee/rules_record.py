@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 
-from paramgolf.referee.finding import Finding
+from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
 from paramgolf.referee.record_folder import SCRIPT, SUBMISSION, RecordFolder
 from paramgolf.referee.record_log import LN2, LogFacts
@@ -72,7 +72,7 @@ def record_ledger(record: RecordFolder, limits: Limits) -> Finding:
     evaluation = [log.eval_seconds for log in record.logs if log.eval_seconds is not None]
     if not train:
         return Finding("ledger", "UNPROVEN", "no log says how long training took.")
-    numbers: dict[str, float | int | str] = {"train_seconds": max(train), "train_limit": limits.train_seconds}
+    numbers: Numbers = {"train_seconds": max(train), "train_limit": limits.train_seconds}
     says = f"training took {max(train):.1f} s, calibration included"
     if evaluation:
         numbers |= {"eval_seconds": max(evaluation), "eval_limit": limits.eval_seconds}
@@ -104,7 +104,7 @@ def record_evidence(record: RecordFolder) -> Finding:
     scores = [log.val_bpb for log in record.scored_logs() if log.val_bpb is not None]
     seeds = {log.seed for log in record.scored_logs() if log.seed is not None}
     claimed = record.submitted("val_bpb")
-    numbers: dict[str, float | int | str] = {"logs": len(scores), "seeds": len(seeds)}
+    numbers: Numbers = {"logs": len(scores), "seeds": len(seeds)}
     if record.problem:
         return Finding("evidence", "FAIL", f"{SUBMISSION} cannot be read: {record.problem}.", numbers)
     if claimed is not None and scores:
@@ -142,7 +142,7 @@ def _both(model: int, raw: int, compressed: int | None) -> tuple[int, int]:
 def _implied_bytes(log: LogFacts) -> Finding:
     assert log.val_loss is not None and log.val_bpb is not None
     ratio = log.val_loss / (LN2 * log.val_bpb)
-    numbers: dict[str, float | int | str] = {"log": log.name, "bytes_per_token": ratio}
+    numbers: Numbers = {"log": log.name, "bytes_per_token": ratio}
     if log.val_tokens is None:
         return _by_vocabulary(log, ratio, numbers)
     low, high = CONTEST_BYTES
@@ -156,7 +156,7 @@ def _implied_bytes(log: LogFacts) -> Finding:
     return Finding("bytes", "PASS", f"{says}, as the contest's text has.", numbers)
 
 
-def _by_vocabulary(log: LogFacts, ratio: float, numbers: dict[str, float | int | str]) -> Finding:
+def _by_vocabulary(log: LogFacts, ratio: float, numbers: Numbers) -> Finding:
     known = BYTES_PER_TOKEN.get(log.vocab_size or 0)
     says = f"{log.name}: val_loss and val_bpb imply {ratio:.4f} bytes a token"
     if known is None:

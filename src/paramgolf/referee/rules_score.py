@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from paramgolf.referee.evidence import Evidence
-from paramgolf.referee.finding import Finding
+from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
 
 BPB_TOLERANCE = 1e-9  # bits per byte
 
 
-def credited_once(found: Evidence, limits: Limits) -> Finding:
+def credited_once(found: Evidence, _: Limits) -> Finding:
     """Each token has one credit, none is left out, and they add up to the BPB that is claimed (C4; tests R2)."""
     rule, record, arrays = "credited-once", found.score, found.arrays
     for name in ("bits.npz", "score.json"):
@@ -22,7 +22,7 @@ def credited_once(found: Evidence, limits: Limits) -> Finding:
             rule, "UNPROVEN", f"the credits cannot be recomputed: {found.trouble('score.json', 'bits.npz')}."
         )
     bits, order = arrays["bits"], found.plan
-    numbers: dict[str, float | int | str] = {"tokens": len(bits), "documents": len(order.lengths)}
+    numbers: Numbers = {"tokens": len(bits), "documents": len(order.lengths)}
     if not np.array_equal(arrays["document"], order.document_index()):
         says = "the credits are not in the order of the plan that the document lengths give: some twice, some missing."
         return Finding(rule, "FAIL", says, numbers)
@@ -34,21 +34,23 @@ def credited_once(found: Evidence, limits: Limits) -> Finding:
         return Finding(
             rule, "FAIL", "bits.npz holds costs that no probability has (not finite, or below zero).", numbers
         )
-    return _recomputed(found, numbers, limits)
+    return _recomputed(found, numbers)
 
 
-def _recomputed(found: Evidence, numbers: dict[str, float | int | str], limits: Limits) -> Finding:
+def _recomputed(found: Evidence, numbers: Numbers) -> Finding:
     assert found.score is not None and found.arrays is not None and found.plan is not None
     sizes, side = found.arrays["sizes"], found.plan.side_bits
-    size = int(sizes.sum()) if len(sizes) else found.score.get("bytes")
-    claim = found.score.get("bpb")
-    if not _positive(size) or not _positive(claim):
-        says = f"score.json claims bpb={str(claim)[:40]!r} over {str(size)[:40]!r} bytes: not two positive numbers."
+    told = found.score.get("bpb"), int(sizes.sum()) if len(sizes) else found.score.get("bytes")
+    claim, size = _positive(told[0]), _positive(told[1])
+    if claim is None or size is None:
+        says = (
+            f"score.json claims bpb={str(told[0])[:40]!r} over {str(told[1])[:40]!r} bytes: not two positive numbers."
+        )
         return Finding("credited-once", "FAIL", says, numbers)
     total = float(found.arrays["bits"].sum()) + side
-    recomputed = total / float(size)
-    numbers |= {"bpb": float(claim), "recomputed_bpb": recomputed, "side_bits": side, "bits": total}
-    if not abs(recomputed - float(claim)) <= BPB_TOLERANCE:
+    recomputed = total / size
+    numbers |= {"bpb": claim, "recomputed_bpb": recomputed, "side_bits": side, "bits": total}
+    if not abs(recomputed - claim) <= BPB_TOLERANCE:
         says = f"score.json claims {claim:.9f} bits per byte, the credits add up to {recomputed:.9f}."
         return Finding("credited-once", "FAIL", says, numbers)
     order = f", and {side:,} bits of lengths are charged" if side else ", boundaries among them"
@@ -56,5 +58,7 @@ def _recomputed(found: Evidence, numbers: dict[str, float | int | str], limits: 
     return Finding("credited-once", "PASS", says, numbers)
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e300
+def _positive(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e300:
+        return None
+    return float(value)
