@@ -60,11 +60,10 @@ def probe_predictor(
 ) -> list[Finding]:
     """One finding a rule, from about six passes over the text; choose a text of a few thousand tokens.
 
-    `positions` places are drawn from `seed` (unknown to the predictor) and asked five times each; at `counterfactuals`
-    of them every token of the vocabulary is credited. `claimed_bits` [N], bits per token in plan order, are compared
-    with a fresh run. A rogue that cheats on a share s of the positions goes unnoticed with probability (1 -
-    s)^positions by the tests of single places; `share_seen_95` in the numbers is the s that is found in 95 of 100
-    cases.
+    `positions` places are drawn from `seed` (unknown to the predictor) and asked seven times each; at `counterfactuals`
+    of them 64 tokens or more are credited in turn. `claimed_bits` [N], bits per token in plan order, are compared with
+    a fresh run. A rogue that cheats on a share s of the positions goes unnoticed by the tests of single places with
+    probability (1 - s)^positions; `share_seen_95` in the numbers is the s that is met in 95 of 100 runs.
     """
     rng = np.random.default_rng(seed)
     probed = lay_out(
