@@ -4,8 +4,8 @@
 
 The model has about 1 M parameters (6 layers, width 128, vocabulary 1024, window 256, stride 192). Its weights are
 random and small, as those of a trained model are; the time depends a little on how many MLP channels they leave at
-zero. The text is drawn from the model's own rows, so that the coder has real work. Size, claim and the parts of a token's time
-are printed beside the speed.
+zero. The text is drawn from the model's own rows, so that the coder has real work. Size and claim are printed beside
+the speed.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from paramgolf.model.gpt import GPT
 from paramgolf.predict.frames import FrameGrid
+from paramgolf.predict.lean_forward import lean_hidden, lean_logits
 from paramgolf.predict.plan import plan
 from paramgolf.predict.protocol import Chunk, Float64
 from paramgolf.predict.score import score
@@ -54,6 +55,21 @@ def plain_rows(model: GPT, tokens: np.ndarray, recipe: ScoreRecipe) -> Float64:
             logits = model(torch.from_numpy(inputs[start : p + 1][None]))[0, -1].double()
             rows.append(torch.log_softmax(logits, dim=0).numpy())
     return np.array(rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_lean_forward_pass_is_the_model(dtype: torch.dtype) -> None:
+    """Without gradients the fast path gives the model's states and logits to float noise, odd sizes too."""
+    recipe = ModelRecipe(layers=2, width=36, heads=6, kv_heads=3, mlp_ratio=1.5, rope_base=100.0, softcap=9.0)
+    model = GPT(recipe, 50).to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, 50, (3, 21), generator=generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+        hidden = lean_hidden(model, tokens)
+        torch.testing.assert_close(hidden, model.hidden(tokens), atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(lean_logits(model, hidden[0]), model.logits(hidden[0]), atol=2e-5, rtol=1e-5)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 300), st.integers(1, 100))

@@ -42,7 +42,7 @@ class TttPredictor:
         vocab_size: int,
         boundary_id: int,
         lanes: int = 1,
-        frames_per_batch: int = 2,
+        frames_per_batch: int = 8,
         chunk: int | None = None,
     ) -> None:
         chunk = recipe.chunk if chunk is None else chunk

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from paramgolf.model.gpt import GPT
 from paramgolf.predict.frames import FrameGrid
+from paramgolf.predict.lean_forward import lean_hidden, lean_logits
 from paramgolf.predict.protocol import Chunk, Float64, Int64
 from paramgolf.recipe import ScoreRecipe
 
-HEAD_BLOCK = 256  # positions that go through the head at once
+HEAD_LOGITS = 1 << 18  # that go through the head at once: they stay in the cache of a core
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class WindowPredictor:
     """Rows of `model` (left as it is, used without gradients) for `lanes` texts side by side.
 
     A lane remembers its last `score.window` tokens only. One lane's chunk of `frames_per_batch * score.stride` tokens
-    is exactly one batch; two frames stay in a CPU's cache, a GPU likes more of them. Works on the device and in the
-    precision of the model; log-probabilities are float64.
+    is exactly one batch. Works on the device and in the precision of the model; log-probabilities are float64.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class WindowPredictor:
         vocab_size: int,
         boundary_id: int,
         lanes: int = 1,
-        frames_per_batch: int = 2,
+        frames_per_batch: int = 8,
     ) -> None:
         self.model = model
         self.grid = FrameGrid(recipe.window, recipe.stride)
@@ -72,7 +72,7 @@ class WindowPredictor:
         with torch.no_grad():
             for first in range(0, len(frames), self.frames_per_batch):
                 tokens_FW = torch.from_numpy(frames[first : first + self.frames_per_batch]).to(device)
-                h_FWD = self.model.hidden(tokens_FW)
+                h_FWD = lean_hidden(self.model, tokens_FW)
                 wanted = rows[first // self.frames_per_batch]
                 hidden.append(h_FWD.reshape(-1, h_FWD.shape[-1])[torch.from_numpy(wanted).to(device)])
         return WindowRows(self.model, hidden, index_BT, chunk, self.vocab_size)
@@ -160,9 +160,10 @@ class WindowRows:
 
     def _blocks(self, begin: int, end: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         """For the blocks that hold places `begin <= n < end`: first place, logits [S, V], log-sum-exp [S] float64."""
+        size = max(32, HEAD_LOGITS // self._vocab_size)
         with torch.no_grad():
-            for first in range(begin - begin % HEAD_BLOCK, end, HEAD_BLOCK):
-                logits_SV = self._model.logits(self._h_ND[first : first + HEAD_BLOCK])
+            for first in range(begin - begin % size, end, size):
+                logits_SV = lean_logits(self._model, self._h_ND[first : first + size])
                 top_S1 = logits_SV.amax(dim=1, keepdim=True)
                 # Exponentials in float32 are exact to 1e-7 each; only their sum needs float64.
                 total_S = (logits_SV - top_S1).exp_().sum(dim=1, dtype=torch.float64)
