@@ -27,6 +27,7 @@ class Judged:
     """A score with what the audit and the live probes found. `score` is None if a credit was no probability."""
 
     score: Score | None
+    probes: tuple[Finding, ...]
     verdict: Verdict
 
     @property
@@ -69,7 +70,7 @@ def save_judged(judged: Judged, folder: Path) -> Verdict:
     verdict = judged.verdict
     if (folder / "recipe.json").exists():
         of_files = check(folder)
-        verdict = Verdict(of_files.ruleset, merge([*of_files.findings, *verdict.findings]))
+        verdict = Verdict(of_files.ruleset, merge([*of_files.findings, *judged.probes]))
     write_atomically(folder / "verdict.json", (verdict.to_json() + "\n").encode())
     return verdict
 
@@ -84,16 +85,17 @@ def _judge_honest(artifact: Artifact, text: HeldOutText, adapt: str, limit: int 
         with Meter("score", "tokens") as meter:
             found = score_text(artifact, part, adapt, progress=_progress(meter))
     except CheckFailed as error:
-        return Judged(None, _verdict(None, [_refused(error)]))
+        return _judged(None, [_refused(error)])
     lanes = artifact.recipe.score.lanes
     subject = Subject(artifact.tokenizer, lanes, lambda: build_predictor(artifact, adapt, lanes=lanes))
-    return Judged(found, _verdict(found, probe_subject(subject, part.documents, _seed())))
+    return _judged(found, probe_subject(subject, part.documents, _seed()))
 
 
 def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int | None) -> Judged:
     """Score with a rogue around the artifact's own rows, so that it can cheat, and see whether it is caught."""
     import dataclasses
 
+    from paramgolf.cli.whole_rows import WholeRows
     from paramgolf.exhibits import EXHIBITS
     from paramgolf.predict.adapt import build_predictor
     from paramgolf.predict.plan import plan
@@ -109,7 +111,7 @@ def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int 
     boundary = artifact.tokenizer.boundary_id
 
     def make(documents: Sequence[Int64]) -> Predictor:
-        return exhibit.build(lambda: build_predictor(artifact, "none", lanes=lanes), documents)
+        return exhibit.build(lambda: WholeRows(build_predictor(artifact, "none", lanes=lanes)), documents)
 
     probes = probe_predictor(
         make, _beginning(tokens, PROBE_TOKENS), lanes=lanes, chunk=PROBE_CHUNK, boundary_id=boundary, seed=_seed()
@@ -124,9 +126,9 @@ def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int 
                 predictor, tokens, order, boundary, raw_bytes=size, text_digest=text_digest, progress=progress
             )
     except CheckFailed as error:
-        return Judged(None, _verdict(None, [_refused(error), *probes]))
+        return _judged(None, [_refused(error), *probes])
     found = dataclasses.replace(found, text_name=part.name, artifact_digest=artifact.digest, adapt=f"{EXHIBIT}{name}")
-    return Judged(found, _verdict(found, probes))
+    return _judged(found, probes)
 
 
 def _beginning(tokens: Sequence[Any], most: int) -> list[Int64]:
@@ -140,12 +142,12 @@ def _beginning(tokens: Sequence[Any], most: int) -> list[Int64]:
     return kept
 
 
-def _verdict(found: Score | None, probes: Sequence[Finding]) -> Verdict:
+def _judged(found: Score | None, probes: Sequence[Finding]) -> Judged:
     from paramgolf.referee.finding import Verdict, merge
     from paramgolf.referee.rules_audit import audit_findings
 
     audited = () if found is None else audit_findings(found.audit, found.tokens)
-    return Verdict("audit and live probes", merge([*audited, *probes]))
+    return Judged(found, tuple(probes), Verdict("audit and live probes", merge([*audited, *probes])))
 
 
 def _refused(error: CheckFailed) -> Finding:

@@ -137,10 +137,11 @@ def train_and_pack(recipe: Recipe, data: TrainingData, run: RunFolder, ranks: Ra
 
     clock = Clock(agree=ranks.agree)
     weights = train_weights(recipe, data, run, clock, ranks)
+    with clock.phase("squeeze and pack", on_clock=False):  # every rank: its reading of the clock is agreed upon
+        if ranks.leads:
+            pack_run(recipe, data.tokenizer, weights, primer_documents(recipe, data), run)
     if not ranks.leads:
         return None
-    with clock.phase("squeeze and pack", on_clock=False):
-        pack_run(recipe, data.tokenizer, weights, primer_documents(recipe, data), run)
     write_ledger(run, clock)
     return run.finish()
 

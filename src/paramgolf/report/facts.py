@@ -109,7 +109,7 @@ def _text_says(score: Mapping[str, Any]) -> str:
     name = (score.get("text") or {}).get("name") or "held-out text"
     documents = score.get("documents")
     parts = [f"{score['bytes']:,} bytes"] if isinstance(score.get("bytes"), int) else []
-    parts += [f"{documents:,} documents"] if isinstance(documents, int) else []
+    parts += [_counted(documents, "document")] if isinstance(documents, int) else []
     return f"{' in '.join(parts)} of {name}" if parts else str(name)
 
 
@@ -118,7 +118,7 @@ def _hardware_says(environment: Mapping[str, Any]) -> str:
         return ""
     gpus = environment.get("gpus") or []
     where = ", ".join(map(str, gpus)) if gpus else f"{environment.get('cpu', 'CPU')}, no GPU"
-    return f"Measured on {where}, {environment.get('threads', '?')} threads."
+    return f"Measured on {where}, {_counted(environment.get('threads'), 'thread')}."
 
 
 def _budget_says(recipe: Mapping[str, Any]) -> str:
@@ -137,6 +137,10 @@ def _recipe_sections(recipe: Mapping[str, Any]) -> list[tuple[str, list[tuple[st
 def _commands(data: RunData) -> list[str]:
     run = data.folder.name
     return [f"paramgolf score {run}/model.pyz TEXT", f"paramgolf check {run}", f"paramgolf report {run}"]
+
+
+def _counted(number: Any, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}" if isinstance(number, int) else f"? {thing}s"
 
 
 def _seconds(value: float) -> str:

@@ -26,15 +26,8 @@ def loss_plot(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     axes.plot(seconds[keep], loss[keep], color=SOFT, linewidth=1)
     mean = running_mean(loss, max(1, len(loss) // 30))
     axes.plot(seconds[keep], mean[keep], color=ACCENT, linewidth=1.8)
-    axes.annotate(
-        f"{mean[-1]:.3f}",
-        (seconds[-1], mean[-1]),
-        (0, 10),
-        textcoords="offset points",
-        ha="right",
-        color=INK,
-        fontsize=9,
-    )
+    last = (float(seconds[-1]), float(mean[-1]))
+    axes.annotate(f"{last[1]:.3f}", last, (5, 0), textcoords="offset points", va="center", color=INK, fontsize=9)
     low, high = float(loss.min()), float(np.quantile(loss, 0.99))
     axes.set_ylim(low - 0.08 * (high - low) - 1e-9, high + 0.08 * (high - low) + 1e-9)
     axes.grid(axis="y", color=LINE, linewidth=0.8)

@@ -1,0 +1,40 @@
+"""A predictor whose rows are all computed at once: exhibits look at every row of a chunk, one after the other.
+
+Shapes: B lanes, T positions of a chunk, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from paramgolf.predict.protocol import Chunk, Float64, Predictor, Rows, TableRows
+
+
+@runtime_checkable
+class _AllRows(Protocol):
+    def all_rows(self, lane: int) -> Float64: ...  # [length, V]
+
+
+class WholeRows:
+    """Forwards both verbs; rows that can be had lane by lane become one table [B, T, V]."""
+
+    def __init__(self, inner: Predictor) -> None:
+        self._inner = inner
+
+    @property
+    def vocab_size(self) -> int:
+        return self._inner.vocab_size
+
+    def predict(self, chunk: Chunk) -> Rows:
+        rows = self._inner.predict(chunk)
+        if not isinstance(rows, _AllRows):
+            return rows
+        table_BTV = np.zeros((*chunk.tokens.shape, self.vocab_size))
+        for lane, length in enumerate(chunk.lengths.tolist()):
+            table_BTV[lane, :length] = rows.all_rows(lane)
+        return TableRows(table_BTV, chunk)
+
+    def observe(self, chunk: Chunk) -> None:
+        self._inner.observe(chunk)
