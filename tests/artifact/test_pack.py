@@ -95,7 +95,7 @@ def test_text_goes_before_weights_are_touched():
     """A budget between the file with and without the carried text keeps the first documents and the best weights."""
     packer = Packer(RECIPE, TOKENIZER, weights(), noise_documents())
     budget = packer.size(Setting(5)) + 20
-    setting = fit_to_budget(packer.size, budget, documents=8, bits=8)
+    setting = fit_to_budget(packer.size, budget, documents=[500] * 8, bits=8)
     assert setting == Setting(5)
     assert packer.size(setting) <= budget
 
@@ -105,7 +105,7 @@ def test_the_file_lands_just_under_a_tight_budget():
     packer = Packer(RECIPE, TOKENIZER, weights(), noise_documents())
     best = packer.size(Setting(0))
     budget = best - packer.artifact(Setting(0)).weights["embedding.weight"].size // 4
-    setting = fit_to_budget(packer.size, budget, documents=8, bits=8)
+    setting = fit_to_budget(packer.size, budget, documents=[500] * 8, bits=8)
     assert setting.documents == 0
     assert setting.coarseness > 1
     assert 0.99 * budget <= packer.size(setting) <= budget

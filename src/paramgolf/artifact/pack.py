@@ -61,7 +61,7 @@ def pack(
     limit = recipe.budget.artifact_bytes if budget is None else budget
     packer = Packer(recipe, tokenizer, weights, primer)
     bits = max(recipe.squeeze.matrix_bits, recipe.squeeze.embedding_bits)
-    setting = fit_to_budget(packer.size, limit, documents=len(primer), bits=bits)
+    setting = fit_to_budget(packer.size, limit, documents=[len(document) for document in primer], bits=bits)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         _write(partial, packer.file(setting))

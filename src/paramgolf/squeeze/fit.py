@@ -6,8 +6,10 @@ one fewer for every integer with the coarseness starting again at 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from paramgolf.errors import BudgetError
 
@@ -28,17 +30,19 @@ class Setting:
 Size = Callable[[Setting], int]
 
 
-def fit_to_budget(size: Size, budget: int, *, documents: int, bits: int) -> Setting:
-    """The finest setting whose `size` in bytes is at most `budget`.
+def fit_to_budget(size: Size, budget: int, *, documents: Sequence[int], bits: int) -> Setting:
+    """The finest setting whose `size` in bytes is at most `budget`; where text gives, to within 0.2 % of the budget.
 
-    `bits` is the widest integer, so that at most `bits - 2` can be taken away. When coarseness has to give, the result
-    is within about 1 % of the budget, unless the model cannot fill it at one bit more. Raises `BudgetError` with the
-    smallest possible size when nothing fits.
+    `documents` are the tokens of each that may be carried; `bits` is the widest integer, so at most `bits - 2` can be
+    taken away. When coarseness has to give, the result is within about 1 % of the budget, unless the model cannot fill
+    it at one bit more. Raises `BudgetError` with the smallest possible size when nothing fits.
     """
-    if size(Setting(documents)) <= budget:
-        return Setting(documents)
-    if size(Setting(0)) <= budget:
-        return Setting(_most_documents(size, budget, documents))
+    most = size(Setting(len(documents)))
+    if most <= budget:
+        return Setting(len(documents))
+    least = size(Setting(0)) if documents else most
+    if least <= budget:
+        return Setting(_most_documents(size, budget, least, documents, most))
     for fewer_bits in range(bits - 1):
         coarsest = Setting(0, MAX_COARSENESS, fewer_bits)
         smallest = size(coarsest)
@@ -50,15 +54,25 @@ def fit_to_budget(size: Size, budget: int, *, documents: int, bits: int) -> Sett
     )
 
 
-def _most_documents(size: Size, budget: int, documents: int) -> int:
-    """The longest run of documents from the first that fits, given that none fits and all do not."""
-    fits, too_many = 0, documents
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        if size(Setting(middle)) <= budget:
-            fits = middle
+def _most_documents(size: Size, budget: int, least: int, lengths: Sequence[int], most: int) -> int:
+    """A longest run of documents that fits, or one that comes close: none take `least` bytes, all take `most`.
+
+    Every size asked for packs the text again, so the first guesses take bytes to be proportional to tokens; halving
+    ends the search where they are not.
+    """
+    ends = [0, *accumulate(lengths)]
+    fits, fits_size, too_many, too_many_size = 0, least, len(lengths), most
+    for attempt in range(len(lengths)):
+        if too_many - fits <= 1 or fits_size >= (1 - _CLOSE) * budget:
+            break
+        share = (budget - fits_size) / (too_many_size - fits_size)
+        guess = bisect_right(ends, ends[fits] + share * (ends[too_many] - ends[fits])) - 1
+        middle = (fits + too_many) // 2 if attempt % 3 == 2 else min(max(guess, fits + 1), too_many - 1)
+        found = size(Setting(middle))
+        if found <= budget:
+            fits, fits_size = middle, found
         else:
-            too_many = middle
+            too_many, too_many_size = middle, found
     return fits
 
 
