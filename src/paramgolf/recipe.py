@@ -134,7 +134,7 @@ class ScoreRecipe:
     lanes: int = 1
     chunk: int = 1536
     ngram_order: int = 8
-    ttt_chunk: int = 4096
+    ttt_chunk: int = 4608
     ttt_lr: float = 3e-4
     ttt_epochs: int = 1
 

@@ -1,6 +1,7 @@
 """A predictor is a sequence of distributions: ask for the rows, then show it what happened.
 
-Shapes: B lanes, T positions of a chunk, V entries of the vocabulary. Probabilities are natural logarithms (nats), float64.
+Shapes: B lanes, T positions of a chunk, V entries of the vocabulary. Probabilities are natural logarithms (nats) in
+float64.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class TableRows:
         return np.where(self._chunk.real(), picked, 0.0)
 
     def row(self, lane: int, position: int) -> Float64:
-        return self._logprob_BTV[lane, position]
+        row_V: Float64 = self._logprob_BTV[lane, position]
+        return row_V
 
 
 def single_token(token: int, *, start: bool = False) -> Chunk:

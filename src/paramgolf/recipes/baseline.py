@@ -32,6 +32,6 @@ def baseline() -> Recipe:
             checkpoint_seconds=60.0,
         ),
         squeeze=SqueezeRecipe(matrix_bits=6, embedding_bits=8),
-        score=ScoreRecipe(window=1024, stride=768, chunk=12_288, ttt_chunk=32_768),
+        score=ScoreRecipe(window=1024, stride=768, chunk=12_288, ttt_chunk=36_864),
         budget=BudgetRecipe(artifact_bytes=16_000_000, train_seconds=600.0, eval_seconds=600.0),
     )
