@@ -18,9 +18,11 @@ import pytest
 from paramgolf import cli
 from paramgolf.cli import VERBS, main
 from paramgolf.cli.arguments import byte_count, count, seconds, share, temperature
+from paramgolf.cli.check import RULESET_NAMES
 from paramgolf.cli.output import Output, plain
 from paramgolf.cli.trouble import explain
 from paramgolf.errors import CheckFailed, TextError
+from paramgolf.referee.rulesets import RULESETS
 
 HEAVY = ("torch", "numba", "matplotlib", "scipy", "sentencepiece", "rich", "jinja2")
 
@@ -184,6 +186,11 @@ def test_kinds_of_value() -> None:
     for kind, word in wrong:
         with pytest.raises(argparse.ArgumentTypeError, match=r"is not|is no"):
             kind(word)
+
+
+def test_check_offers_every_ruleset() -> None:
+    """The names that `check --help` lists without importing the rules are those of the rules."""
+    assert tuple(ruleset.name for ruleset in RULESETS) == RULESET_NAMES
 
 
 def test_python_dash_m_is_the_command() -> None:

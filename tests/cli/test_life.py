@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from paramgolf.cli import main
+from paramgolf.exhibits import EXHIBITS
 
 Captured = pytest.CaptureFixture[str]
 WORDS = ["one ", "two ", "three ", "four\n", "five ", "six, ", "seven ", "eight. "]
@@ -112,6 +113,17 @@ def test_an_exhibit_is_caught_by_its_rule(home: Path, tmp_path: Path, capsys: Ca
     assert "blind-to-target" in {finding["rule"] for finding in record["findings"] if finding["status"] == "FAIL"}
     kept = json.loads((tmp_path / "rogue" / "verdict.json").read_text())
     assert kept["legal"] is False and (tmp_path / "rogue" / "bits.npz").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXHIBITS)
+def test_every_exhibit_is_caught_by_its_rule(name: str, home: Path, capsys: Captured) -> None:
+    """On the command line each rogue exits 1 with the rule that its own line of --help names among the broken ones."""
+    words = ["score", str(home / "run" / "model.pyz"), str(home / "held"), "--adapt", f"exhibit:{name}", "--json"]
+    words += ["--limit", "800"]
+    assert main(words) == 1
+    broken = {finding["rule"] for finding in _json(capsys)["findings"] if finding["status"] == "FAIL"}
+    assert EXHIBITS[name].rule in broken
 
 
 def test_an_unknown_adaptation_is_refused(home: Path, tmp_path: Path, capsys: Captured) -> None:
