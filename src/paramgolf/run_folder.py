@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 from paramgolf.errors import OutputError, RunError
@@ -69,6 +70,11 @@ class RunFolder:
             _flush_folder(self.final_path.parent)
             self.finished = True
         return self.final_path
+
+    def discard(self) -> None:
+        """Remove an unfinished run in which nothing was made yet."""
+        if not self.finished:
+            shutil.rmtree(self.path)
 
     def write_bytes(self, name: str, data: bytes) -> Path:
         """Write one file whole; the older version stays if that fails. Returns its present path."""

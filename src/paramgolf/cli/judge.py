@@ -76,9 +76,8 @@ def save_judged(judged: Judged, folder: Path) -> Verdict:
 
 
 def _judge_honest(artifact: Artifact, text: HeldOutText, adapt: str, limit: int | None) -> Judged:
-    from paramgolf.predict.adapt import build_predictor
     from paramgolf.predict.score_text import first_documents, score_text
-    from paramgolf.referee.live import Subject, probe_subject
+    from paramgolf.referee.live import probe_subject, subject_of
 
     part = text if limit is None else first_documents(text, limit)
     try:
@@ -86,9 +85,7 @@ def _judge_honest(artifact: Artifact, text: HeldOutText, adapt: str, limit: int 
             found = score_text(artifact, part, adapt, progress=_progress(meter))
     except CheckFailed as error:
         return _judged(None, [_refused(error)])
-    lanes = artifact.recipe.score.lanes
-    subject = Subject(artifact.tokenizer, lanes, lambda: build_predictor(artifact, adapt, lanes=lanes))
-    return _judged(found, probe_subject(subject, part.documents, _seed()))
+    return _judged(found, probe_subject(subject_of(artifact, adapt), part.documents, _seed()))
 
 
 def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int | None) -> Judged:

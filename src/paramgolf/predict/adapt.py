@@ -5,6 +5,8 @@ Neither torch nor numba is imported before a predictor is built, so the names ca
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from paramgolf.errors import RecipeError
@@ -25,11 +27,16 @@ ADAPTATIONS = {
 }
 
 
-def build_predictor(artifact: Artifact, adapt: str, *, incremental: bool = False, lanes: int = 1) -> Predictor:
+FRAMES = 8  # of the neural window in one batch: a chunk of the usual length is one
+
+
+def build_predictor(
+    artifact: Artifact, adapt: str, *, incremental: bool = False, lanes: int = 1, frames: int = FRAMES
+) -> Predictor:
     """A fresh predictor of `artifact`; `adapt` is a key of `ADAPTATIONS`.
 
     `incremental` builds the one that codes files: one lane, a token at a time, with rows that are the same bits in both
-    directions. Raises `RecipeError` for an unknown name.
+    directions. Fewer `frames` a batch answer short chunks sooner. Raises `RecipeError` for an unknown name.
     """
     from paramgolf.predict.mix import MixPredictor
 
@@ -39,14 +46,22 @@ def build_predictor(artifact: Artifact, adapt: str, *, incremental: bool = False
         raise RecipeError(f"a file is coded in one lane, not in {lanes}")
     if adapt == "ngram-only":
         return _ngram(artifact, lanes, primed=True)
-    trains = adapt.startswith("ttt")
-    neural = _training(artifact, lanes, incremental) if trains else _frozen(artifact, lanes, incremental)
+    neural = (_training if adapt.startswith("ttt") else _frozen)(artifact, lanes, frames, incremental)
     if "ngram" not in adapt:
         return neural
     return MixPredictor(neural, _ngram(artifact, lanes, primed=adapt != "ngram-fresh"))
 
 
-def _frozen(artifact: Artifact, lanes: int, incremental: bool) -> Predictor:
+def predictor_maker(artifact: Artifact, adapt: str, *, lanes: int, frames: int = FRAMES) -> Callable[[], Predictor]:
+    """A function that gives fresh predictors, each a copy of one that was built once and never used.
+
+    Priming counts with a whole carried text takes seconds, copying them a fraction of one.
+    """
+    pristine = build_predictor(artifact, adapt, lanes=lanes, frames=frames)
+    return lambda: copy.deepcopy(pristine)
+
+
+def _frozen(artifact: Artifact, lanes: int, frames: int, incremental: bool) -> Predictor:
     recipe, tokenizer = artifact.recipe, artifact.tokenizer
     if incremental:
         from paramgolf.predict.step import StepPredictor
@@ -54,15 +69,15 @@ def _frozen(artifact: Artifact, lanes: int, incremental: bool) -> Predictor:
         return StepPredictor(artifact.weights, recipe.model, recipe.score, tokenizer.vocab_size, tokenizer.boundary_id)
     from paramgolf.predict.window import WindowPredictor
 
-    return WindowPredictor(_model(artifact), recipe.score, tokenizer.vocab_size, tokenizer.boundary_id, lanes)
+    return WindowPredictor(_model(artifact), recipe.score, tokenizer.vocab_size, tokenizer.boundary_id, lanes, frames)
 
 
-def _training(artifact: Artifact, lanes: int, incremental: bool) -> Predictor:
+def _training(artifact: Artifact, lanes: int, frames: int, incremental: bool) -> Predictor:
     from paramgolf.predict.ttt import TttPredictor
 
     settings, tokenizer = artifact.recipe.score, artifact.tokenizer
-    # A file is coded token by token: one frame at a time is all that a row needs.
-    frames, chunk = (1, 1) if incremental else (8, settings.chunk)
+    # A file is coded token by token: one frame at a time is all that a row needs. A GPU would train to other bits.
+    frames, chunk = (1, 1) if incremental else (frames, settings.chunk)
     return TttPredictor(_model(artifact), settings, tokenizer.vocab_size, tokenizer.boundary_id, lanes, frames, chunk)
 
 
@@ -81,11 +96,11 @@ def _ngram(artifact: Artifact, lanes: int, *, primed: bool) -> NgramPredictor:
     return predictor
 
 
-def _model(artifact: Artifact) -> GPT:
+def _model(artifact: Artifact, *, on_cpu: bool = False) -> GPT:
     import torch
 
     from paramgolf.model.gpt import GPT
 
     model = GPT(artifact.recipe.model, artifact.tokenizer.vocab_size)
     model.load_state_dict({name: torch.from_numpy(weight.copy()) for name, weight in artifact.weights.items()})
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return model.to("cuda" if torch.cuda.is_available() and not on_cpu else "cpu").eval()

@@ -128,7 +128,8 @@ def _asked(
             raise ValueError(f"lane {lane} position {position} is padding (length {chunk.lengths[lane]})")
     asks = [_Ask("true", -1, chunk)]
     for place, (lane, position) in enumerate(positions):
-        asks += [_Ask(kind, place, _perturbed(chunk, kind, lane, position, predictor, rng)) for kind in _SHUFFLED]
+        kinds = [kind for kind in _SHUFFLED if kind != "lanes" or len(chunk.lengths) > 1]
+        asks += [_Ask(kind, place, _perturbed(chunk, kind, lane, position, predictor, rng)) for kind in kinds]
     blind = []
     if credited_BT is None:
         # In decoding order, so that no ask shows a token that a later blind one still withholds.

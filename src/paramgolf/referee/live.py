@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,10 +20,14 @@ from paramgolf.referee.probes import probe_predictor
 from paramgolf.text.text import HeldOutText, digest_documents
 from paramgolf.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from paramgolf.artifact.artifact import Artifact
+
 SAMPLE_BYTES = 20_000  # scored again and compared with the recorded bits
 PROBE_TOKENS = 1_500
 PROBE_CHUNK = 128
-# Every ask of a neural predictor costs a whole batch of frames: some 400 asks are half a minute on one core.
+PROBE_FRAMES = 2  # a chunk of 128 tokens touches no more, and every ask computes them all
+# Some 400 asks are some ten seconds on one core.
 PROBE_POSITIONS = 24
 PROBE_COUNTERFACTUALS = 2
 PROBE_DECODED = 64
@@ -44,7 +49,7 @@ def live_findings(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
     Raises `RunError` if a score is recorded and `text` is not what was scored (nor begins with it).
     """
     from paramgolf.artifact.open import open_artifact
-    from paramgolf.predict.adapt import ADAPTATIONS, build_predictor
+    from paramgolf.predict.adapt import ADAPTATIONS
 
     path = found.artifact_path()
     if path is None or "model.pyz" in found.problems:
@@ -58,10 +63,15 @@ def live_findings(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
     if adapt not in ADAPTATIONS:
         says = f"the score was made with {adapt[:40]!r}, which is no honest adaptation ({', '.join(ADAPTATIONS)})."
         return (Finding("reproducible", "FAIL", says),)
-    subject = Subject(
-        artifact.tokenizer, settings.lanes, lambda: build_predictor(artifact, adapt, lanes=settings.lanes)
-    )
-    return judge_live(found, subject, text, int.from_bytes(os.urandom(6), "little"))
+    return judge_live(found, subject_of(artifact, adapt), text, int.from_bytes(os.urandom(6), "little"))
+
+
+def subject_of(artifact: Artifact, adapt: str) -> Subject:
+    """An artifact with an honest adaptation, ready to be probed in the lanes of its recipe."""
+    from paramgolf.predict.adapt import predictor_maker
+
+    lanes = artifact.recipe.score.lanes
+    return Subject(artifact.tokenizer, lanes, predictor_maker(artifact, adapt, lanes=lanes, frames=PROBE_FRAMES))
 
 
 def judge_live(found: Evidence, subject: Subject, text: HeldOutText, seed: int) -> tuple[Finding, ...]:
