@@ -62,9 +62,7 @@ def learning(tokens: np.ndarray, order: int, boundary_id: int) -> float:
     """The same with the escapes following the gradient."""
     predictor = NgramPredictor(order, VOCABULARY, boundary_id, expected_tokens=len(tokens))
     begin = time.perf_counter()
-    learn(
-        predictor._table, predictor._used_1, predictor._contexts_BK[0], predictor._escapes, tokens, VOCABULARY
-    )
+    learn(predictor._table, predictor._used_1, predictor._contexts_BK[0], predictor._escapes, tokens, VOCABULARY)
     return time.perf_counter() - begin
 
 

@@ -129,12 +129,12 @@ class ScoreRecipe:
     """
 
     window: int = 256
-    stride: int = 192
+    stride: int = 224
     adapt: str = "none"
     lanes: int = 1
-    chunk: int = 1536
+    chunk: int = 1792
     ngram_order: int = 8
-    ttt_chunk: int = 4608
+    ttt_chunk: int = 5376
     ttt_lr: float = 3e-4
     ttt_epochs: int = 1
 

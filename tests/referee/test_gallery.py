@@ -13,6 +13,8 @@ import torch
 from paramgolf.codec.arithmetic import decode_plan, encode_plan
 from paramgolf.exhibits import EXHIBITS
 from paramgolf.model.gpt import GPT
+from paramgolf.predict.mix import MixPredictor
+from paramgolf.predict.ngram import NgramPredictor
 from paramgolf.predict.plan import plan
 from paramgolf.predict.protocol import TableRows
 from paramgolf.predict.score import score
@@ -118,38 +120,8 @@ def ttt(lanes):
     return TttPredictor(model(60), SCORE, V, BOUNDARY, lanes, chunk=CHUNK)
 
 
-class Mixed:
-    """Counts and the trained transformer, averaged in the probability domain; the weight is learnt in observe."""
-
-    vocab_size = V
-
-    def __init__(self, lanes):
-        self.parts = (OrderThree(), window(60, lanes))
-        self.gained = np.zeros(2)
-
-    def predict(self, chunk):
-        weights = np.exp(0.1 * (self.gained - self.gained.max()))
-        return MixedRows([part.predict(chunk) for part in self.parts], np.log(weights / weights.sum()))
-
-    def observe(self, chunk):
-        self.gained += [part.predict(chunk).realised().sum() for part in self.parts]
-        for part in self.parts:
-            part.observe(chunk)
-
-
-class MixedRows:
-    """log of the weighted sum of two rows, asked for lazily."""
-
-    def __init__(self, rows, log_weights):
-        self.rows, self.log_weights = rows, log_weights
-
-    def realised(self):
-        one, other = (rows.realised() + weight for rows, weight in zip(self.rows, self.log_weights))
-        return np.where(self.rows[0].realised() == 0.0, 0.0, np.logaddexp(one, other))
-
-    def row(self, lane, position):
-        one, other = (rows.row(lane, position) + weight for rows, weight in zip(self.rows, self.log_weights))
-        return np.logaddexp(one, other)
+def counts(lanes):
+    return NgramPredictor(4, V, BOUNDARY, lanes)
 
 
 HONEST = {
@@ -158,7 +130,9 @@ HONEST = {
     "untrained transformer": lambda lanes: window(0, lanes),
     "trained transformer": lambda lanes: window(60, lanes),
     "ttt": ttt,
-    "mix of counts and transformer": Mixed,
+    "n-gram counts": counts,
+    "n-gram mix": lambda lanes: MixPredictor(window(60, lanes), counts(lanes)),
+    "n-gram mix over ttt": lambda lanes: MixPredictor(ttt(lanes), counts(lanes)),
 }
 
 
@@ -207,7 +181,8 @@ def test_what_learns_is_better_than_what_does_not():
         ).bits.mean()
 
     assert bits("ttt") < bits("trained transformer") < bits("untrained transformer")
-    assert bits("order-3 counts") < bits("uniform") == pytest.approx(np.log2(V))
+    assert bits("n-gram mix") < bits("n-gram counts") < bits("uniform") == pytest.approx(np.log2(V))
+    assert bits("order-3 counts") < bits("uniform")
 
 
 @pytest.mark.slow

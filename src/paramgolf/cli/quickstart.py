@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from paramgolf.text.tokenizer import Tokenizer
 
 SMALL_TEXT = 200_000  # bytes; less than this does not fill a vocabulary of 1024, and is read as bytes
-PARTS_BYTES = 150_000  # of held-out text, on which each part's worth is measured
+PARTS_BYTES = 60_000  # of held-out text, on which each part's worth is measured
 SAMPLE_TOKENS = 160
 
 
@@ -150,18 +150,19 @@ def _measure(final: Path, artifact: Artifact, train: TrainText, held_out: HeldOu
     from concurrent.futures import ThreadPoolExecutor
 
     from paramgolf.cli.life import ARTIFACT, prove
+    from paramgolf.codec.file import one_thread
     from paramgolf.predict.sample import sample
     from paramgolf.report.peers import measure_peers, peers_record
 
-    # The proof runs in processes of one thread, so the rivals may have the other core.
-    with ThreadPoolExecutor(1) as pool, clock.phase("proof and rivals", on_clock=False):
+    # Coding takes one core and half a minute: the rivals and the parts have the other one meanwhile.
+    with ThreadPoolExecutor(1) as pool, clock.phase("proof, rivals, parts", on_clock=False):
         print("proof: one new process compresses held-out text, another restores it", file=sys.stderr)
-        peers = pool.submit(measure_peers, held_out.documents, train.documents, workers=1)
-        proof = prove(final / ARTIFACT, held_out, final)
-        rivals = peers.result()
-    _write(final / "peers.json", peers_record(held_out.documents, rivals))
-    with clock.phase("what each part is worth", on_clock=False):
-        _write(final / "parts.json", {"rows": _parts(artifact, held_out)})
+        proving = pool.submit(prove, final / ARTIFACT, held_out, final)
+        rivals = measure_peers(held_out.documents, train.documents, workers=1)
+        _write(final / "peers.json", peers_record(held_out.documents, rivals))
+        with one_thread():
+            _write(final / "parts.json", {"rows": _parts(artifact, held_out)})
+        proof = proving.result()
     prompt = held_out.documents[0][:40]
     written = sample(artifact, prompt, SAMPLE_TOKENS, adapt="ngram")
     (final / "sample.txt").write_bytes(prompt + written)

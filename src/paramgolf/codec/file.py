@@ -151,7 +151,7 @@ def _predictor(artifact: Artifact, adapt: str) -> Predictor:
 def _modelled(artifact: Artifact, data: bytes, adapt: str, progress: Progress | None) -> _Body:
     tokens = artifact.tokenizer.encode_exact(data).astype(np.int64)
     predictor, encoder = _predictor(artifact, adapt), TokenEncoder()
-    with _one_thread():
+    with one_thread():
         encode_chunks(predictor, _told(stream_chunks(tokens, 1), len(tokens), progress), encoder)
     checks = b"".join(_check(tokens[first : first + BLOCK]) for first in range(0, len(tokens), BLOCK))
     code = encoder.code()
@@ -168,7 +168,7 @@ def _decode(predictor: Predictor, header: Header, body: bytes, progress: Progres
     shapes = _told((single_token(0, start=at == 0) for at in range(header.tokens)), header.tokens, progress)
     done: list[Int64] = []
     block: list[int] = []
-    with _one_thread():
+    with one_thread():
         for at, chunk in enumerate(decode_chunks(predictor, decoder, shapes), start=1):
             block.append(int(chunk.tokens[0, 0]))
             if len(block) == BLOCK or at == header.tokens:
@@ -195,7 +195,7 @@ def _told(chunks: Iterable[Chunk], total: int, progress: Progress | None) -> Ite
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     # Sums over several threads are cut elsewhere for another number of them, which moves the last bits of a row.
     # Without torch in the process there is nothing to do: the stepwise model has one thread.
     torch = sys.modules.get("torch")

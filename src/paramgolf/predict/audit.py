@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 FLOOR = -60.0  # nats; below this (1e-26) two entries count as equal, so that -inf never makes a NaN
-_SHUFFLED = ("true", "true", "target", "future", "lanes")
+_SHUFFLED = ("true", "target", "future", "lanes")
 
 
 def audit_position(
@@ -58,7 +58,8 @@ def ask_audited(
 ) -> tuple[Float64, list[PositionAudit]]:
     """Ask for the credits of a chunk [B, T] and audit some of its (lane, position)s; must be the first ask about it.
 
-    Costs six asks a position and one more. After the blind ones it is drawn which ask gives the credits.
+    Costs five asks a position (four with a single lane) and one more. After the blind ones it is drawn which ask gives
+    the credits.
     """
     return _asked(predictor, chunk, positions, rng, None)
 

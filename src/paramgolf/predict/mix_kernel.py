@@ -19,8 +19,8 @@ def mix_tokens(
 ) -> None:
     """Mixed log-probabilities [T] of tokens whose neural log-probability and n-gram probability are given.
 
-    `share_T` records the neural share that each position used. `shares_E` moves along the gradient of the log-loss after
-    each token, so pass a copy to try.
+    `share_T` records the neural share that each position used. `shares_E` moves along the gradient of the log-loss
+    after each token, so pass a copy to try.
     """
     neural_probability_T = np.empty(len(neural_T))
     exp_into(neural_T, neural_probability_T, len(neural_T))

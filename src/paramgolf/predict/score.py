@@ -105,8 +105,8 @@ def score(
     """Credit every token of the plan once and audit `audit_positions` positions spread over the run.
 
     The audited positions are drawn from `seed`, by default 48 fresh random bits, always some in the first and the last
-    chunk. An audited position costs five asks of its chunk. Raises `CheckFailed` at once for a credit that is no
-    log-probability, `TextError` for ids outside the vocabulary.
+    chunk. An audited position costs five asks of its chunk, four with a single lane. Raises `CheckFailed` at once for a
+    credit that is no log-probability, `TextError` for ids outside the vocabulary.
     """
     seed = int.from_bytes(os.urandom(6), "little") if seed is None else seed
     rng = np.random.default_rng(seed)
@@ -123,7 +123,8 @@ def score(
             with np.errstate(invalid="ignore"):  # an infinite credit is refused below, with its place
                 realised, found = ask_audited(predictor, chunk, positions, rng)
             audits += found
-            audit_seconds += (time.perf_counter() - before) * (1 - 1 / (5 * len(positions) + 1))
+            asks = (5 if plan.lanes > 1 else 4) * len(positions)
+            audit_seconds += (time.perf_counter() - before) * asks / (asks + 1)
         else:
             realised = np.asarray(predictor.predict(_copy(chunk)).realised(), dtype=np.float64)
         part = -_checked(realised, real, step) / LN2

@@ -23,6 +23,6 @@ def quickstart() -> Recipe:
         optim=OptimRecipe(matrix_lr=0.015, ema_decay=0.95),
         train=TrainRecipe(sequence=256, batch_tokens=2048),
         squeeze=SqueezeRecipe(matrix_bits=6, embedding_bits=8, carry_text=True),
-        score=ScoreRecipe(window=256, stride=192, adapt="ngram"),
-        budget=BudgetRecipe(artifact_bytes=16_000_000, train_seconds=60.0, eval_seconds=600.0),
+        score=ScoreRecipe(window=256, stride=224, adapt="ngram"),
+        budget=BudgetRecipe(artifact_bytes=16_000_000, train_seconds=40.0, eval_seconds=600.0),
     )
