@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from paramgolf.text.tokenizer import Tokenizer
 
 SMALL_TEXT = 200_000  # bytes; less than this does not fill a vocabulary of 1024, and is read as bytes
-PARTS_BYTES = 60_000  # of held-out text, on which each part's worth is measured
+PARTS_BYTES = 100_000  # of held-out text, on which each part's worth is measured
 SAMPLE_TOKENS = 160
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import RecipeError
-from paramgolf.predict.ngram_kernel import evidence, evidence_count, first_escapes, foresee, learn, log_into
+from paramgolf.predict.ngram_kernel import evidence, evidence_count, first_escapes, log_into, walk
 from paramgolf.predict.ngram_table import ABSENT, PARENT, ROOT, TOTAL, copy_trie, find_row, new_table
 from paramgolf.predict.protocol import Chunk, Float64, Int64
 
 FULLEST = 0.6  # share of occupied rows above which the table doubles
 LARGEST_ORDER = 8
+PRIMED_AT_ONCE = 1 << 16  # tokens: what is set aside for them stays small beside the table
 
 
 class NgramPredictor:
@@ -50,8 +51,8 @@ class NgramPredictor:
         contexts_K = self._fresh()
         for document in documents:
             tokens = np.append(document, self.boundary_id).astype(np.int64)
-            self._reserve(len(tokens), contexts_K[None])
-            learn(self._table, self._used_1, contexts_K, self._escapes, tokens, self.vocab_size)
+            for first in range(0, len(tokens), PRIMED_AT_ONCE):
+                self._learn(contexts_K, tokens[first : first + PRIMED_AT_ONCE])
         self._contexts_BK = np.stack([self._fresh() for _ in self._contexts_BK])
 
     def predict(self, chunk: Chunk) -> NgramRows:
@@ -61,12 +62,10 @@ class NgramPredictor:
 
     def observe(self, chunk: Chunk) -> None:
         """Learn the chunk's tokens, lane after lane."""
-        self._reserve(int(chunk.lengths.sum()), self._contexts_BK)
         for b in range(len(chunk.tokens)):
             if chunk.starts[b]:
                 self._contexts_BK[b] = self._fresh()
-            tokens = chunk.tokens[b, : chunk.lengths[b]]
-            learn(self._table, self._used_1, self._contexts_BK[b], self._escapes, tokens, self.vocab_size)
+            self._learn(self._contexts_BK[b], np.ascontiguousarray(chunk.tokens[b, : chunk.lengths[b]]))
 
     def foresee_lane(self, chunk: Chunk, lane: int, length: int, row_V: Float64) -> tuple[Float64, Int64]:
         """Probability of the first `length` tokens of a lane and the evidence before each, both [length].
@@ -76,22 +75,39 @@ class NgramPredictor:
         contexts_K = self._fresh() if chunk.starts[lane] else self._contexts_BK[lane].copy()
         tokens = np.ascontiguousarray(chunk.tokens[lane, :length])
         probability_T, evidence_T = np.empty(length), np.empty(length, dtype=np.int64)
-        foresee(
+        walk(
             self._table,
             self._used_1,
             contexts_K,
             self._escapes.copy(),
             tokens,
-            self.vocab_size,
+            False,
             probability_T,
             evidence_T,
             row_V,
+            self.vocab_size,
         )
         return probability_T, evidence_T
 
     def first_evidence(self, chunk: Chunk, lane: int) -> int:
         """The evidence before the first token that `chunk` has for a lane."""
         return int(evidence(self._table, self._fresh() if chunk.starts[lane] else self._contexts_BK[lane]))
+
+    def _learn(self, contexts_K: Int64, tokens: Int64) -> None:
+        """Read and keep `tokens` in the lane whose contexts are given."""
+        self._reserve(len(tokens), contexts_K[None])
+        walk(
+            self._table,
+            self._used_1,
+            contexts_K,
+            self._escapes,
+            tokens,
+            True,
+            np.empty(len(tokens)),
+            np.empty(len(tokens), dtype=np.int64),
+            np.empty(0),
+            self.vocab_size,
+        )
 
     def _fresh(self) -> Int64:
         """Contexts after nothing but the virtual boundary token, which is one once a boundary has been counted."""
@@ -103,14 +119,15 @@ class NgramPredictor:
         return contexts_K
 
     def _reserve(self, tokens: int, contexts_BK: Int64) -> None:
-        """Make room for `tokens` more; the rows that `contexts_BK` name move along."""
+        """Make room for `tokens` more; the rows that the lanes' contexts and `contexts_BK` name move along."""
         needed = int(self._used_1[0]) + tokens * self.orders
         if needed <= FULLEST * len(self._table):
             return
         larger = new_table(1 << int(needed / FULLEST).bit_length())
         moved = np.zeros(len(self._table), dtype=np.int32)
         copy_trie(self._table, larger, moved)
-        for contexts in (contexts_BK, self._contexts_BK) if contexts_BK is not self._contexts_BK else (contexts_BK,):
+        apart = [] if np.shares_memory(contexts_BK, self._contexts_BK) else [contexts_BK]
+        for contexts in [self._contexts_BK, *apart]:
             contexts[:] = np.where(contexts >= 0, moved[contexts], contexts)
         self._table = larger
 

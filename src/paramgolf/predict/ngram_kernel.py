@@ -120,46 +120,40 @@ def step(
 
 
 @njit(cache=True)
-def learn(table: Int32, used_1: Int64, contexts_K: Int64, escapes: Float64, tokens: Int64, vocab_size: int) -> None:
-    """Show the counts `tokens`: each moves the escapes first and is counted then."""
-    children_K = np.empty_like(contexts_K)
-    scratch_3K = np.empty((3, len(contexts_K)))
-    for token in tokens:
-        find_children(table, contexts_K, token, children_K)
-        step(table, contexts_K, children_K, escapes, vocab_size, scratch_3K)
-        count_token(table, used_1, contexts_K, token, children_K)
-
-
-@njit(cache=True)
-def foresee(
+def walk(
     table: Int32,
     used_1: Int64,
     contexts_K: Int64,
     escapes: Float64,
     tokens: Int64,
-    vocab_size: int,
+    keep: bool,
     probability_T: Float64,
     evidence_T: Int64,
     row_V: Float64,
+    vocab_size: int,
 ) -> None:
-    """What `learn` would meet: probability of each token and the evidence before it; then takes everything back.
+    """Read `tokens`: position t is predicted from `tokens[:t]` and all before, moves the escapes, and is then counted.
 
-    Position t knows `tokens[:t]` only. `row_V` receives the whole distribution after the last of `tokens`. `contexts_K`
-    and `escapes` are changed (pass copies); the table is left as it was.
+    Gives the probability of each token and the evidence before it. `row_V`, unless empty, receives the whole
+    distribution that follows the last. Unless `keep`, every count is taken back afterwards and the table is as it was;
+    `contexts_K` and `escapes` are moved in any case (pass copies to try).
     """
-    length, orders = len(tokens), len(contexts_K)
-    contexts_TK, children_TK = np.empty((length, orders), np.int64), np.empty((length, orders), np.int64)
-    scratch_3K = np.empty((3, orders))
-    for t in range(length):
-        contexts_TK[t] = contexts_K
-        find_children(table, contexts_K, tokens[t], children_TK[t])
+    journal = 1 if keep else max(len(tokens), 1)
+    contexts_JK = np.empty((journal, len(contexts_K)), np.int64)
+    children_JK = np.empty((journal, len(contexts_K)), np.int64)
+    scratch_3K = np.empty((3, len(contexts_K)))
+    for t in range(len(tokens)):
+        j = 0 if keep else t
+        contexts_JK[j] = contexts_K
+        find_children(table, contexts_K, tokens[t], children_JK[j])
         evidence_T[t] = evidence(table, contexts_K)
-        probability_T[t] = step(table, contexts_K, children_TK[t], escapes, vocab_size, scratch_3K)
-        count_token(table, used_1, contexts_K, tokens[t], children_TK[t])
+        probability_T[t] = step(table, contexts_K, children_JK[j], escapes, vocab_size, scratch_3K)
+        count_token(table, used_1, contexts_K, tokens[t], children_JK[j])
     if len(row_V):
         distribution(table, contexts_K, escapes, row_V)
-    for t in range(length - 1, -1, -1):
-        uncount_token(table, used_1, contexts_TK[t], children_TK[t])
+    if not keep:
+        for t in range(len(tokens) - 1, -1, -1):
+            uncount_token(table, used_1, contexts_JK[t], children_JK[t])
 
 
 @njit(cache=True)
