@@ -8,21 +8,11 @@ from pathlib import Path
 import pytest
 
 from paramgolf.cli import main
+from paramgolf.referee.evidence import RUN_FILES
 
 MODULES = ("argparse", "ast", "bdb", "calendar", "cgi", "cmd", "code", "codecs", "copy", "csv", "dis", "difflib")
 KEYS = {"bpb", "artifact_bytes", "train_seconds", "score_seconds", "legal", "proof", "peers", "run"}
-RUN_FILES = (
-    "recipe.json",
-    "env.json",
-    "log.txt",
-    "metrics.jsonl",
-    "ledger.json",
-    "model.pyz",
-    "score.json",
-    "bits.npz",
-    "verdict.json",
-    "report.html",
-)
+
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +43,7 @@ def test_the_whole_life_of_a_run(run, capsys):
     assert set(record) >= KEYS and set(record["peers"]) >= {"xz", "brotli", "zstd", "ppmd"}
     assert record["proof"]["identical"] is True and record["proof"]["bytes_in"] == 20_480
     assert record["proof"]["bytes_coded"] < 20_480
-    assert all((out / name).stat().st_size > 0 for name in RUN_FILES)
+    assert all((out / name).stat().st_size > 0 for name in (*RUN_FILES, "verdict.json", "report.html"))
     assert record["artifact_bytes"] == (out / "model.pyz").stat().st_size
     assert abs(json.loads((out / "score.json").read_text())["bpb"] - record["bpb"]) < 1e-12
     assert record["bpb"] < min(record["peers"]["xz"], record["peers"]["zstd"], record["peers"]["brotli"])
