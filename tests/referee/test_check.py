@@ -16,20 +16,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import paramgolf
-from paramgolf.artifact.sources import MAIN
+from paramgolf.artifact.container import build_container
+from paramgolf.artifact.manifest import write_manifest
+from paramgolf.artifact.primer import write_primer
+from paramgolf.artifact.sources import runtime_sources
+from paramgolf.artifact.weights_file import write_weights
 from paramgolf.errors import RunError
+from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.predict.plan import plan
 from paramgolf.predict.protocol import Chunk, TableRows
 from paramgolf.predict.score import score
 from paramgolf.predict.score_file import save, write_hashes
 from paramgolf.predict.score_text import document_hashes, text_record
-from paramgolf.recipe import Recipe
+from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, TokenizerRecipe
 from paramgolf.referee.check import check
 from paramgolf.referee.finding import Verdict
+from paramgolf.text.byte_tokenizer import ByteTokenizer
 from paramgolf.text.text import HeldOutText, TrainText
 
-PACKAGE = Path(paramgolf.__file__).parent
+RECIPE = Recipe(
+    "tiny",
+    TokenizerRecipe("bytes", 260),
+    ModelRecipe(layers=1, width=8, heads=2, kv_heads=1),
+    score=ScoreRecipe(chunk=64),
+)
 HELD_OUT = HeldOutText("held", [bytes([65 + i]) * (70 + 13 * i) for i in range(9)])
 TRAIN = TrainText("train", [bytes([97 + i]) * (80 + i) for i in range(12)])
 
@@ -50,13 +60,19 @@ class Bytes:
         self.counts += np.bincount(chunk.tokens[chunk.real()], minlength=257)
 
 
-def write_artifact(path: Path, extra: dict[str, bytes] | None = None) -> None:
-    """An archive of real sources of paramgolf, a tokenizer and weights; the referee must not need to run it."""
-    members = {f"paramgolf/{name}": (PACKAGE / name).read_bytes() for name in ("errors.py", "predict/protocol.py")}
-    members |= {"__main__.py": MAIN, "tokenizer.model": b"t" * 321, "weights.bin": bytes(range(256))}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in (members | (extra or {})).items():
-            archive.writestr(name, data)
+def write_artifact(path: Path, changed: dict[str, bytes | None] | None = None, seed: int = 0) -> None:
+    """A whole artifact with random weights; `changed` members replace or (None) lack those that it should have."""
+    rng = np.random.default_rng(seed)
+    shapes = tensor_shapes(RECIPE.model, ByteTokenizer().vocab_size)
+    weights = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    members: dict[str, bytes | None] = runtime_sources() | {
+        "recipe.json": RECIPE.to_json().encode(),
+        "tokenizer.model": ByteTokenizer().to_bytes(),
+        "weights.bin": write_weights(weights).data,
+        "primer.bin": write_primer([], ByteTokenizer().vocab_size),
+    }
+    kept = {name: data for name, data in (members | (changed or {})).items() if data is not None}
+    path.write_bytes(build_container(kept | {"manifest.json": write_manifest(kept, "bytes")}))
 
 
 def ledger_entry(name: str, on_clock: bool, start: float, seconds: float) -> dict[str, object]:
@@ -94,7 +110,7 @@ def honest_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save(found, folder)
     write_hashes(document_hashes(TRAIN.documents), folder)
-    (folder / "recipe.json").write_text(Recipe("forged").to_json())
+    (folder / "recipe.json").write_text(RECIPE.to_json())
     (folder / "env.json").write_text(json.dumps({"device": "cpu", "train_text": text_record(TRAIN)}))
     (folder / "log.txt").write_text("step 1\n")
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
@@ -175,13 +191,33 @@ def add_phase(*phase: object) -> Callable[[Path], None]:
     return lambda run: edit(run / "ledger.json", lambda ledger: ledger.append(ledger_entry(*phase)))
 
 
-def other_artifact(extra: dict[str, bytes]) -> Callable[[Path], None]:
-    return lambda run: write_artifact(run / "model.pyz", extra)
+def claim_artifact(run: Path) -> None:
+    """Make score.json name the artifact that is there."""
+    digest = hashlib.sha256((run / "model.pyz").read_bytes()).hexdigest()
+    edit(run / "score.json", lambda record: record.update(artifact_digest=digest))
+
+
+def empty_zip(run: Path) -> None:
+    (run / "model.pyz").unlink()
+    zipfile.ZipFile(run / "model.pyz", "w").close()
+    claim_artifact(run)
+
+
+def without_weights(run: Path) -> None:
+    write_artifact(run / "model.pyz", {"weights.bin": bytes(range(256))})
+    claim_artifact(run)
+
+
+def training_hashes(hashes: np.ndarray) -> Callable[[Path], None]:
+    def tamper(run: Path) -> None:
+        (run / "train_documents.npy").unlink()
+        write_hashes(hashes, run)
+
+    return tamper
 
 
 def overlapping(run: Path) -> None:
-    (run / "train_documents.npy").unlink()
-    write_hashes(document_hashes([*TRAIN.documents, HELD_OUT.documents[3]]), run)
+    training_hashes(document_hashes([*TRAIN.documents[1:], HELD_OUT.documents[3]]))(run)
 
 
 AUDIT_RULES = {
@@ -204,13 +240,23 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
     "tokens hidden": (set_score("tokens", 7), {"credited-once": "FAIL"}),
     "bytes raised": (set_score("bytes", 10**6), {"bytes": "FAIL"}),
     "bytes in words": (set_score("bytes", "many"), {"bytes": "FAIL"}),
-    "artifact swapped": (other_artifact({"more.bin": b"x"}), {"reproducible": "FAIL"}),
+    "artifact swapped": (lambda run: write_artifact(run / "model.pyz", seed=1), {"reproducible": "FAIL"}),
+    "artifact an empty zip": (empty_zip, {"reproducible": "FAIL", "evidence": "FAIL"}),
+    "artifact without weights": (without_weights, {"reproducible": "FAIL", "evidence": "FAIL"}),
+    "recipe of another artifact": (
+        lambda run: edit(run / "recipe.json", lambda recipe: recipe.update(seed=1)),
+        {"reproducible": "FAIL"},
+    ),
+    "scored by an exhibit": (set_score("adapt", "exhibit:two-pass"), {"reproducible": "FAIL"}),
+    "scored in other chunks": (lambda run: rewrite_bits(run, plan=lambda p: p * [1, 2]), {"reproducible": "FAIL"}),
     "score without artifact": (set_score("artifact_digest", ""), {"reproducible": "UNPROVEN"}),
     "training too long": (set_phase("train", 601.0), {"ledger": "FAIL"}),
     "calibration hidden off the clock": (add_phase("GPTQ Hessians", False, 601.0, 11.0), {"ledger": "FAIL"}),
     "on-clock squeeze counts": (add_phase("squeeze again", True, 601.0, 11.0), {"ledger": "FAIL"}),
     "evaluation too long": (set_score("seconds", 601.0), {"ledger": "FAIL"}),
     "evaluation phases too long": (add_phase("score", True, 601.0, 601.0), {"ledger": "FAIL"}),
+    "evaluation endless": (set_score("seconds", 10**400), {"ledger": "FAIL"}),
+    "training endless": (set_phase("train", 10**400), {"ledger": "FAIL"}),
     "negative time": (set_phase("train", -5.0), {"ledger": "FAIL"}),
     "evaluation untimed": (set_score("seconds", None), {"ledger": "UNPROVEN"}),
     "training unlisted": (lambda run: (run / "ledger.json").write_text("[]"), {"ledger": "UNPROVEN"}),
@@ -218,6 +264,8 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
     "audit of one position": (set_audit("positions", 1), UNPROVEN_AUDIT),
     "audit of nothing": (set_audit("positions", 0), UNPROVEN_AUDIT),
     "an overlap": (overlapping, {"data-separation": "FAIL"}),
+    "hashes of nothing": (training_hashes(document_hashes([])), {"data-separation": "UNPROVEN"}),
+    "hashes of some": (training_hashes(document_hashes(TRAIN.documents[1:])), {"data-separation": "UNPROVEN"}),
     "hashes missing": (lambda run: (run / "train_documents.npy").unlink(), {"data-separation": "UNPROVEN"}),
     "train text unknown": (
         lambda run: edit(run / "env.json", lambda e: {"device": e["device"]}),
@@ -254,27 +302,31 @@ def test_size_counts_the_file_on_the_disk(run: Path, monkeypatch: pytest.MonkeyP
         assert (finding.status, finding.numbers["bytes"]) == (status, total)
     write_artifact(run / "model.pyz")
     numbers = next(f for f in check(run).findings if f.rule == "size").numbers
-    assert numbers["tokenizer"] == 321
-    assert numbers["without_tokenizer"] == numbers["bytes"] - 321
+    with zipfile.ZipFile(run / "model.pyz") as archive:
+        assert numbers["tokenizer"] == archive.getinfo("tokenizer.model").compress_size > 0
+    assert numbers["without_tokenizer"] == numbers["bytes"] - numbers["tokenizer"]
 
 
 @pytest.mark.parametrize(
-    "extra",
+    ("changed", "expected"),
     [
-        {"paramgolf/recipe.py": b"# changed"},
-        {"helper.py": b"x = 1"},
-        {"paramgolf/extra.so": b"\x7fELF"},
-        {"__main__.py": b"raise SystemExit('the referee ran this')"},
+        ({"paramgolf/recipe.py": b"# changed"}, {"reproducible": "UNPROVEN"}),
+        ({"paramgolf/recipe.py": None}, {"reproducible": "UNPROVEN"}),
+        ({"paramgolf/helper.py": b"x = 1"}, {"reproducible": "UNPROVEN"}),
+        ({"__main__.py": b"raise SystemExit('the referee ran this')"}, {"reproducible": "UNPROVEN"}),
+        ({"helper.py": b"x = 1"}, {"reproducible": "FAIL", "evidence": "FAIL"}),
+        ({"paramgolf/extra.so": b"\x7fELF"}, {"reproducible": "FAIL", "evidence": "FAIL"}),
     ],
 )
-def test_foreign_code_in_the_artifact_is_not_reproducible(run: Path, extra: dict[str, bytes]) -> None:
+def test_foreign_code_in_the_artifact_is_not_reproducible(
+    run: Path, changed: dict[str, bytes | None], expected: dict[str, str]
+) -> None:
     """An artifact whose sources are not the installed ones is named, even if it is the one that was scored."""
-    write_artifact(run / "model.pyz", extra)
-    digest = hashlib.sha256((run / "model.pyz").read_bytes()).hexdigest()
-    edit(run / "score.json", lambda record: record.update(artifact_digest=digest))
+    write_artifact(run / "model.pyz", changed)
+    claim_artifact(run)
     verdict = check(run)
-    assert flipped(verdict) == {"reproducible": "UNPROVEN"}
-    assert next(iter(extra)) in next(f for f in verdict.findings if f.rule == "reproducible").says
+    assert flipped(verdict) == expected
+    assert next(iter(changed)) in next(f for f in verdict.findings if f.rule == "reproducible").says
 
 
 def test_strict_wants_every_document_back(run: Path) -> None:
@@ -365,6 +417,14 @@ def test_a_hostile_file_gives_findings(run: Path, name: str, kind: str) -> None:
     assert all(len(finding.says) < 600 for finding in verdict.findings)
 
 
+@pytest.mark.parametrize("tokens", ["many", [], {}, None, 10**400])
+def test_tokens_that_are_no_number_give_findings(run: Path, tokens: object) -> None:
+    """Without bits.npz the audit is judged by the number of tokens that score.json tells, whatever stands there."""
+    (run / "bits.npz").unlink()
+    set_score("tokens", tokens)(run)
+    assert not check(run).legal
+
+
 def test_pickled_objects_in_bits_are_refused(run: Path) -> None:
     """An npz with a pickled object is damaged evidence, and the pickle is not read."""
     with np.load(run / "bits.npz", allow_pickle=False) as old:
@@ -391,7 +451,7 @@ def test_an_archive_of_odd_members_runs_nothing(run: Path) -> None:
         archive.writestr("paramgolf/../../../etc/passwd.py", b"x")
         archive.writestr("paramgolf/errors.py", b"\x00" * 40_000_000)
     verdict = check(run)
-    assert flipped(verdict) == {"reproducible": "FAIL"}
+    assert flipped(verdict) == {"reproducible": "FAIL", "evidence": "FAIL"}
     assert not (run.parents[1] / "escape.py").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from importlib import resources
 
@@ -53,13 +54,15 @@ def _member(module: str) -> tuple[str, bytes] | None:
     return None
 
 
-def _imports(source: bytes) -> Iterator[str]:
+@functools.cache
+def _imports(source: bytes) -> tuple[str, ...]:
     """Dotted names within the package that a source imports, modules or not."""
+    return tuple(name for name in _all_imports(source) if name.split(".")[0] == PACKAGE)
+
+
+def _all_imports(source: bytes) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from (name for name in names if name.split(".")[0] == PACKAGE)
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from paramgolf.predict.adapt import ADAPTATIONS
+from paramgolf.recipe import ScoreRecipe
 from paramgolf.referee.evidence import Evidence
 from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
@@ -44,9 +46,26 @@ def reproducible(found: Evidence, _: Limits) -> Finding:
             f"score.json is of an artifact {scored[:12]}..., the file here is {facts.digest[:12]}...: it was changed."
         )
         return Finding(rule, "FAIL", says, numbers)
+    if found.recipe is not None and found.recipe != facts.recipe:
+        return Finding(rule, "FAIL", "recipe.json is not the recipe that model.pyz holds.", numbers)
+    unlike = unlike_artifact(found, facts.recipe.score)
+    if unlike:
+        return Finding(rule, "FAIL", unlike, numbers)
     odd = facts.changed_sources + facts.foreign_sources
     if odd:
-        says = f"the artifact is the one that was scored, but {len(odd)} of its {facts.sources} source files"
-        return Finding(rule, "UNPROVEN", f"{says} are not the installed ones: {', '.join(odd[:4])}.", numbers)
+        says = f"the artifact is the one that was scored, but {len(odd)} source files are missing or not the installed"
+        return Finding(rule, "UNPROVEN", f"{says} ones: {', '.join(odd[:4])}.", numbers)
     says = f"the artifact is the one that was scored, and its {facts.sources} source files are the installed ones."
     return Finding(rule, "PASS", says, numbers)
+
+
+def unlike_artifact(found: Evidence, settings: ScoreRecipe) -> str:
+    """Why the recorded score cannot be one of an artifact with these settings; "" if it can."""
+    adapt = str((found.score or {}).get("adapt") or settings.adapt)
+    if adapt not in ADAPTATIONS:
+        return f"the score was made with {adapt[:40]!r}, which is no honest adaptation ({', '.join(ADAPTATIONS)})."
+    order = found.plan
+    if order is not None and (order.lanes, order.chunk) != (settings.lanes, settings.chunk):
+        recorded = f"{order.lanes} lanes of {order.chunk} tokens"
+        return f"the score was made in {recorded}, the artifact's recipe says {settings.lanes} of {settings.chunk}."
+    return ""

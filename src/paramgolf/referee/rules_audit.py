@@ -90,7 +90,8 @@ def _from_evidence(rule: str, found: Evidence) -> Finding:
     if found.audit is None or found.score is None:
         why = found.trouble("score.json") or "score.json holds no audit"
         return Finding(rule, "UNPROVEN", f"nobody audited the score: {why}.")
-    tokens = len(found.arrays["bits"]) if found.arrays else int(found.score.get("tokens") or 0)
+    told = found.score.get("tokens")
+    tokens = len(found.arrays["bits"]) if found.arrays else told if isinstance(told, int) else 2 * ENOUGH_POSITIONS
     device = (found.environment or {}).get("device")
     on_gpu = isinstance(device, str) and device.startswith("cuda")
     return _judge(rule, found.audit, tokens, GPU_TOLERANCE if on_gpu else TOLERANCE)

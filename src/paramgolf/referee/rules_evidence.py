@@ -34,10 +34,14 @@ def data_separation(found: Evidence, _: Limits) -> Finding:
         return Finding(rule, "FAIL", "the text that was scored is the text that was trained on.", numbers)
     known = found.train_hashes
     mine = found.arrays["hashes"] if found.arrays is not None else np.zeros(0, dtype=np.uint64)
-    if known is None or len(mine) == 0:
+    if known is None or not known.any() or not mine.any():
         says = (
             "the texts differ as a whole; the hashes of their documents are not recorded, so an overlap would not show."
         )
+        return Finding(rule, "UNPROVEN", says, numbers)
+    documents = train.get("documents")
+    if isinstance(documents, int) and documents != len(known):
+        says = f"{documents:,} documents were trained on, the hashes of {len(known):,} are recorded."
         return Finding(rule, "UNPROVEN", says, numbers)
     shared = int((np.isin(mine, known) & (mine != 0)).sum())
     numbers |= {"train_documents": len(known), "held_out_documents": len(mine), "shared_documents": shared}

@@ -11,6 +11,7 @@ from paramgolf.referee.evidence import Evidence
 from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
 
+LONGEST = 1e12  # seconds; an integer of a stranger may be too large for a float
 # What reads the training text to set weights is training, on the clock or not (ruling of 24 March, #609).
 _LEARNS = re.compile(r"train|calibrat|gptq|hessian|finetune|fine-tune", re.IGNORECASE)
 _EVALUATES = re.compile(r"score|scoring|eval|test-time|ttt", re.IGNORECASE)
@@ -23,7 +24,7 @@ def ledger(found: Evidence, limits: Limits) -> Finding:
         damaged = "ledger.json" in found.problems
         says = f"nobody knows how long it took: {found.trouble('ledger.json')}."
         return Finding("ledger", "FAIL" if damaged else "UNPROVEN", says)
-    if any(not math.isfinite(entry.seconds) or entry.seconds < 0 for entry in entries):
+    if any(not 0 <= entry.seconds < LONGEST for entry in entries):
         return Finding("ledger", "FAIL", "ledger.json lists a phase of negative or endless duration.")
     train = sum(entry.seconds for entry in entries if _is_training(entry))
     evaluation = _evaluation(found, entries)
@@ -68,7 +69,7 @@ def _evaluation(found: Evidence, entries: Iterable[Entry]) -> float | None:
     """The longer of what the ledger and the score say."""
     seconds = (found.score or {}).get("seconds")
     listed = [entry.seconds for entry in entries if _evaluates(entry)]
-    told = [float(seconds)] if isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0 else []
+    told = [float(min(seconds, LONGEST))] if isinstance(seconds, int | float) and seconds >= 0 else []
     return max([sum(listed), *told]) if listed or told else None
 
 
