@@ -78,7 +78,8 @@ def _training(artifact: Artifact, lanes: int, frames: int, incremental: bool) ->
     settings, tokenizer = artifact.recipe.score, artifact.tokenizer
     # A file is coded token by token: one frame at a time is all that a row needs. A GPU would train to other bits.
     frames, chunk = (1, 1) if incremental else (frames, settings.chunk)
-    return TttPredictor(_model(artifact), settings, tokenizer.vocab_size, tokenizer.boundary_id, lanes, frames, chunk)
+    model = _model(artifact, on_cpu=incremental)
+    return TttPredictor(model, settings, tokenizer.vocab_size, tokenizer.boundary_id, lanes, frames, chunk)
 
 
 def _ngram(artifact: Artifact, lanes: int, *, primed: bool) -> NgramPredictor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from paramgolf.predict.score_text import encode_documents, first_documents
 from paramgolf.referee.evidence import Evidence
 from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.probes import probe_predictor
+from paramgolf.referee.rules_artifact import unlike_artifact
 from paramgolf.text.text import HeldOutText, digest_documents
 from paramgolf.text.tokenizer import Tokenizer
 
@@ -36,11 +38,12 @@ BITS_TOLERANCE = 1e-3  # bits a token between two runs of one artifact, on other
 
 @dataclass(frozen=True)
 class Subject:
-    """What is probed: a tokenizer, the lanes it was scored in, and how a fresh predictor is made."""
+    """What is probed: a tokenizer, the lanes it was scored in, how a fresh predictor is made, and fed in probes."""
 
     tokenizer: Tokenizer
     lanes: int
     fresh: Callable[[], Predictor]
+    probe_chunk: int = PROBE_CHUNK
 
 
 def live_findings(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
@@ -49,7 +52,6 @@ def live_findings(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
     Raises `RunError` if a score is recorded and `text` is not what was scored (nor begins with it).
     """
     from paramgolf.artifact.open import open_artifact
-    from paramgolf.predict.adapt import ADAPTATIONS
 
     path = found.artifact_path()
     if path is None or "model.pyz" in found.problems:
@@ -59,10 +61,10 @@ def live_findings(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
     except ParamgolfError as error:
         return (Finding("reproducible", "FAIL", f"the artifact does not open: {error}."),)
     settings = artifact.recipe.score
+    unlike = unlike_artifact(found, settings)
+    if unlike:
+        return (Finding("reproducible", "FAIL", unlike),)
     adapt = str((found.score or {}).get("adapt") or settings.adapt)
-    if adapt not in ADAPTATIONS:
-        says = f"the score was made with {adapt[:40]!r}, which is no honest adaptation ({', '.join(ADAPTATIONS)})."
-        return (Finding("reproducible", "FAIL", says),)
     return judge_live(found, subject_of(artifact, adapt), text, int.from_bytes(os.urandom(6), "little"))
 
 
@@ -70,8 +72,11 @@ def subject_of(artifact: Artifact, adapt: str) -> Subject:
     """An artifact with an honest adaptation, ready to be probed in the lanes of its recipe."""
     from paramgolf.predict.adapt import predictor_maker
 
-    lanes = artifact.recipe.score.lanes
-    return Subject(artifact.tokenizer, lanes, predictor_maker(artifact, adapt, lanes=lanes, frames=PROBE_FRAMES))
+    settings = artifact.recipe.score
+    fresh = predictor_maker(artifact, adapt, lanes=settings.lanes, frames=PROBE_FRAMES)
+    # With one lane no chunk may straddle an update of the weights.
+    chunk = math.gcd(PROBE_CHUNK, settings.ttt_chunk) if adapt.startswith("ttt") else PROBE_CHUNK
+    return Subject(artifact.tokenizer, settings.lanes, fresh, chunk)
 
 
 def judge_live(found: Evidence, subject: Subject, text: HeldOutText, seed: int) -> tuple[Finding, ...]:
@@ -100,7 +105,7 @@ def probe_subject(subject: Subject, documents: Sequence[bytes], seed: int) -> li
         make,
         tokens,
         lanes=subject.lanes,
-        chunk=PROBE_CHUNK,
+        chunk=subject.probe_chunk,
         boundary_id=subject.tokenizer.boundary_id,
         seed=seed,
         positions=PROBE_POSITIONS,
