@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paramgolf.artifact.primer import MAX_TOKENS, read_primer, write_primer
+from paramgolf.artifact.primer import MAX_DOCUMENTS, MAX_TOKENS, read_primer, write_primer
 from paramgolf.errors import ArtifactError
 
 VOCABULARIES = st.sampled_from([1, 2, 260, 1024, 65_536, 65_537, 200_000])
@@ -63,6 +63,7 @@ def resealed(stored, place, value):
     [
         (8, (9).to_bytes(4, "little"), "version 9"),
         (12, (2**32 - 1).to_bytes(4, "little"), "documents"),
+        (12, (MAX_DOCUMENTS + 1).to_bytes(4, "little"), "documents of"),
         (16, (2**63).to_bytes(8, "little"), "tokens"),
         (16, (MAX_TOKENS).to_bytes(8, "little"), "unpack"),
         (24, (9).to_bytes(4, "little"), "vocabulary of 9"),

@@ -24,6 +24,7 @@ from paramgolf.text.tokenizer import TokenIds
 MAGIC = b"PGOLFPRM"
 VERSION = 1
 MAX_TOKENS = 1 << 26
+MAX_DOCUMENTS = 1 << 22  # an array each: a few kilobytes that claim more would fill the memory
 _FRONT = struct.Struct("<8sIIQIB")
 _DICTIONARIES = range(12, 27)  # log2 of bytes: 4 KiB to 64 MiB
 
@@ -36,8 +37,10 @@ def write_primer(documents: Sequence[TokenIds], vocab_size: int) -> bytes:
     ids = np.concatenate([np.asarray(document, dtype=np.int64) for document in documents])
     if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
         raise ArtifactError(f"primer: ids {ids.min()}..{ids.max()} do not fit a vocabulary of {vocab_size}")
-    if ids.size > MAX_TOKENS:
-        raise ArtifactError(f"primer: {ids.size} tokens, at most {MAX_TOKENS} can be carried")
+    if ids.size > MAX_TOKENS or len(documents) > MAX_DOCUMENTS:
+        raise ArtifactError(
+            f"primer: {len(documents)} documents of {ids.size} tokens, at most {MAX_DOCUMENTS} of {MAX_TOKENS} fit"
+        )
     lengths = np.array([len(document) for document in documents], dtype="<u4")
     raw = lengths.tobytes() + ids.astype(f"<u{width}").tobytes()
     dictionary = min(max(len(raw).bit_length(), _DICTIONARIES[0]), _DICTIONARIES[-1])
@@ -60,8 +63,10 @@ def read_primer(data: bytes, vocab_size: int) -> tuple[TokenIds, ...]:
         raise ArtifactError(f"primer: magic {magic!r} version {version}; expected {MAGIC!r} version {VERSION}")
     if vocabulary != vocab_size:
         raise ArtifactError(f"primer: made for a vocabulary of {vocabulary}, the tokenizer has {vocab_size}")
-    if not (1 <= documents <= MAX_TOKENS and tokens <= MAX_TOKENS and dictionary in _DICTIONARIES):
-        raise ArtifactError(f"primer: {documents} documents of {tokens} tokens, at most {MAX_TOKENS} are read")
+    if not (1 <= documents <= MAX_DOCUMENTS and tokens <= MAX_TOKENS and dictionary in _DICTIONARIES):
+        raise ArtifactError(
+            f"primer: {documents} documents of {tokens} tokens, at most {MAX_DOCUMENTS} of {MAX_TOKENS} are read"
+        )
     packed = reader.section("the tokens")
     reader.end()
     width = _width(vocab_size)
