@@ -97,6 +97,17 @@ def test_the_given_text_has_the_last_word_on_bytes(tmp_path: Path) -> None:
     assert judged(lying)["bytes"].status == "FAIL"
 
 
+def test_the_given_text_has_the_last_word_on_separation(tmp_path: Path) -> None:
+    """Training on a held-out document shows, whatever hashes the files list for the documents that were scored."""
+    found = recorded(tmp_path)
+    assert found.arrays is not None
+    hidden = dataclasses.replace(found, arrays={**found.arrays, "hashes": np.arange(1, 30, dtype=np.uint64)})
+    apart = dataclasses.replace(hidden, train_hashes=document_hashes([b"z" * 99]))
+    leaky = dataclasses.replace(hidden, train_hashes=document_hashes([b"z" * 99, TEXT.documents[-1]]))
+    assert "data-separation" not in judged(apart)
+    assert judged(leaky)["data-separation"].status == "FAIL"
+
+
 def test_the_first_documents_may_be_scored(tmp_path: Path) -> None:
     """A score of the first documents is checked against the whole text; another text is refused."""
     part = first_documents(TEXT, 400)

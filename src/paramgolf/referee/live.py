@@ -14,7 +14,7 @@ from paramgolf.errors import ParamgolfError, RunError
 from paramgolf.predict.plan import plan
 from paramgolf.predict.protocol import Int64, Predictor
 from paramgolf.predict.score import score
-from paramgolf.predict.score_text import encode_documents, first_documents
+from paramgolf.predict.score_text import document_hashes, encode_documents, first_documents
 from paramgolf.referee.evidence import Evidence
 from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.probes import probe_predictor
@@ -84,6 +84,7 @@ def judge_live(found: Evidence, subject: Subject, text: HeldOutText, seed: int) 
     scored = _scored_text(found, text)
     return (
         *_denominator(found, scored),
+        *_separation(found, scored),
         *_scored_again(found, subject, scored, seed),
         *probe_subject(subject, scored.documents, seed),
     )
@@ -134,6 +135,18 @@ def _denominator(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
         says = f"score.json divides by {claimed} bytes, the text that was given has {text.size():,}."
         return (Finding("bytes", "FAIL", says, numbers),)
     return (Finding("bytes", "PASS", "The text that was given has as many.", numbers),)
+
+
+def _separation(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
+    """The documents that were given, not their recorded hashes, against those of the training documents."""
+    if found.train_hashes is None:
+        return ()
+    hashes = document_hashes(text.documents)
+    shared = int((np.isin(hashes, found.train_hashes) & (hashes != 0)).sum())
+    if not shared:
+        return ()
+    says = f"{shared:,} of the {len(hashes):,} documents that were given were trained on."
+    return (Finding("data-separation", "FAIL", says, {"shared_documents": shared}),)
 
 
 def _scored_again(found: Evidence, subject: Subject, text: HeldOutText, seed: int) -> tuple[Finding, ...]:
