@@ -23,6 +23,7 @@ class RunFolder:
     def __init__(self, final_path: Path, *, finished: bool) -> None:
         self.final_path = final_path
         self.finished = finished
+        self._made: list[Path] = []  # folders above it that were made for it, innermost first
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
@@ -36,10 +37,13 @@ class RunFolder:
                 f"{partial} is an unfinished run; continue it with train --resume {final}, or move it away"
             )
         try:
+            made = [folder for folder in partial.parents if not folder.exists()]
             partial.mkdir(parents=True)
         except OSError as error:
             raise OutputError(f"cannot create {partial}: {error.strerror}; choose another --out") from None
-        return cls(final, finished=False)
+        run = cls(final, finished=False)
+        run._made = made
+        return run
 
     @classmethod
     def resume(cls, path: str | Path) -> RunFolder:
@@ -72,9 +76,12 @@ class RunFolder:
         return self.final_path
 
     def discard(self) -> None:
-        """Remove an unfinished run in which nothing was made yet."""
+        """Remove an unfinished run in which nothing was made yet, and the empty folders that were made for it."""
         if not self.finished:
             shutil.rmtree(self.path)
+            with contextlib.suppress(OSError):  # someone else put something there
+                for folder in self._made:
+                    folder.rmdir()
 
     def write_bytes(self, name: str, data: bytes) -> Path:
         """Write one file whole; the older version stays if that fails. Returns its present path."""
@@ -95,7 +102,7 @@ class RunFolder:
             with path.open("a", encoding="utf-8") as file:
                 file.write(line.rstrip("\n") + "\n")
         except OSError as error:
-            raise OutputError(_says(path, len(line), error)) from None
+            raise OutputError(says_unwritten(path, len(line), error)) from None
 
     def read_text(self, name: str) -> str:
         """Read one file; `RunError` that names it if it is not there or no UTF-8."""
@@ -132,20 +139,22 @@ def write_atomically(path: Path, data: bytes) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise OutputError(_says(path, len(data), error)) from None
+        raise OutputError(says_unwritten(path, len(data), error)) from None
     _flush_folder(path.parent)
     return path
 
 
-def _says(path: Path, size: int, error: OSError) -> str:
+def says_unwritten(path: Path, size: int, error: OSError, *, at_most: bool = False) -> str:
+    """Why `size` bytes (or that many at most) could not be put at `path`, and what to do about it, in one line."""
+    needs = f"{'up to ' if at_most else ''}{size:,} bytes"
     if error.errno not in _FULL:
-        return f"cannot write {path} ({size:,} bytes): {error.strerror}"
+        return f"cannot write {path} ({needs}): {error.strerror}"
     try:
         status = os.statvfs(path.parent)
         free = f"{status.f_bavail * status.f_frsize:,} bytes free"
     except OSError:
         free = "no space left"
-    return f"disk full: {path} needs {size:,} bytes, {free}; free some space or choose another --out"
+    return f"disk full: {path} needs {needs}, {free}; free some space or choose another --out"
 
 
 def _flush_folder(folder: Path) -> None:

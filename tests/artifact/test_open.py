@@ -201,6 +201,14 @@ def test_a_zip_bomb_is_not_inflated(write):
         open_artifact(write(bomb))
 
 
+def test_large_members_are_never_inflated(write):
+    """Weights and carried text are stored; compressed ones raise before they fill the memory."""
+    bomb = sealed_zip(lambda archive: archive.writestr(plain_entry("primer.bin"), bytes(40_000_000)))
+    assert len(bomb) < 100_000
+    with pytest.raises(ArtifactError, match="never inflated"):
+        open_artifact(write(bomb))
+
+
 def test_a_member_larger_than_it_claims_is_refused(write):
     """A bomb that lies about its size in both headers raises."""
     bomb = bytearray(sealed_zip(lambda archive: archive.writestr(plain_entry("recipe.json"), bytes(1_000_000))))

@@ -101,3 +101,10 @@ def test_held_out_text_is_refused_where_training_text_belongs():
         require_train_text(held_out, "fitting")
     with pytest.raises(LeakError, match="held-out document 0"):
         require_disjoint(TrainText("t", [b"y", b"x" * 64]), held_out)
+
+
+def test_a_share_near_one_leaves_little_to_train_on():
+    """Asked to hold out nearly everything, the split does that, and keeps one document for training."""
+    documents = [b"%d words " % index * 20 for index in range(20)]
+    train, held_out = split_documents(documents, "text", 0.9999)
+    assert len(train.documents) == 1 and len(held_out.documents) == 19

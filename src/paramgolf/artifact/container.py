@@ -126,6 +126,11 @@ def _check_entries(data: bytes, entries: list[zipfile.ZipInfo], directory: int) 
             raise ArtifactError(f"member {entry.filename} is no plain file (a link, encrypted, or with extra fields)")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ArtifactError(f"member {entry.filename} is packed by unknown method {entry.compress_type}")
+        if entry.filename.endswith(".bin") and entry.compress_type != zipfile.ZIP_STORED:
+            # These may be large: stored, they cannot be larger than the file itself.
+            raise ArtifactError(
+                f"member {entry.filename} is compressed, claims {entry.file_size} bytes; never inflated"
+            )
         place = _after(data, entry, place)
     if place != directory:
         raise ArtifactError(f"{directory - place} bytes lie between its last member and the zip's directory")

@@ -15,6 +15,7 @@ from paramgolf.artifact.open import open_artifact
 from paramgolf.artifact.packer import Packer, Weights
 from paramgolf.errors import ArtifactError, OutputError
 from paramgolf.recipe import Recipe
+from paramgolf.run_folder import says_unwritten
 from paramgolf.squeeze.fit import Setting, fit_to_budget
 from paramgolf.text.tokenizer import TokenIds, Tokenizer
 
@@ -69,7 +70,7 @@ def pack(
         _refuse_existing(out)
         partial.rename(out)
     except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror}") from None
+        raise OutputError(says_unwritten(out, packer.size(setting), error)) from None
     finally:
         partial.unlink(missing_ok=True)
     squared, relative = packer.error(setting)

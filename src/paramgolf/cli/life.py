@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,21 @@ def log(run: RunFolder, line: str) -> None:
     """One line on stderr and in the run's log.txt, with the time of day in the log."""
     print(line, file=sys.stderr, flush=True)
     run.append_line(LOG, f"{time.strftime('%H:%M:%S')} {line}")
+
+
+@contextlib.contextmanager
+def discarded_if_nothing_is_saved(run: RunFolder, *, leads: bool = True) -> Iterator[None]:
+    """If the body fails before a checkpoint exists, remove the new run: nothing is lost, and its name is free again.
+
+    Of several ranks only the one that `leads` removes it.
+    """
+    try:
+        yield
+    except BaseException:
+        # A pattern and not train.checkpoint's constant, whose import brings torch: seconds, for a misspelt path.
+        if leads and not run.finished and not any(run.path.glob("checkpoint.*")):
+            run.discard()
+        raise
 
 
 def train_and_pack(recipe: Recipe, data: TrainingData, run: RunFolder, ranks: Ranks) -> Path | None:

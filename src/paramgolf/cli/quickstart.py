@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """Every phase in turn; what they found."""
+    from paramgolf.cli.life import discarded_if_nothing_is_saved
     from paramgolf.clock import Clock
     from paramgolf.run_folder import RunFolder
 
@@ -49,10 +50,11 @@ def run(options: argparse.Namespace, output: Output) -> int:
     out = options.out or Path("runs") / time.strftime("quickstart-%Y%m%d-%H%M%S")
     folder = RunFolder.create(out)
     clock = Clock()
-    with clock.phase("text and tokenizer", on_clock=False):
-        train, held_out, tokenizer, data = _prepare(options, folder, output)
-    recipe = _recipe(options.seconds, tokenizer)
-    final = _train_and_pack(recipe, data, folder, clock, _words(options, out))
+    with discarded_if_nothing_is_saved(folder):
+        with clock.phase("text and tokenizer", on_clock=False):
+            train, held_out, tokenizer, data = _prepare(options, folder, output)
+        recipe = _recipe(options.seconds, tokenizer)
+        final = _train_and_pack(recipe, data, folder, clock, _words(options, out))
     artifact, judged = _score_and_judge(final, held_out, clock)
     measured = _measure(final, artifact, train, held_out, clock)
     record = _record(final, artifact, judged, measured, clock, time.perf_counter() - begin)
@@ -65,26 +67,34 @@ def _prepare(
     options: argparse.Namespace, folder: RunFolder, output: Output
 ) -> tuple[TrainText, HeldOutText, Tokenizer, ShardFolder]:
     """The two texts, a tokenizer that knows the training text alone, and both as shards in the run."""
-    from paramgolf.text.byte_tokenizer import ByteTokenizer
     from paramgolf.text.documents import read_documents
-    from paramgolf.text.sentencepiece_tokenizer import train_sentencepiece
     from paramgolf.text.shard_folder import prepare
     from paramgolf.text.split import split_documents
     from paramgolf.text.stdlib import standard_library
 
+    if options.text is None:
+        train, held_out = standard_library()
+    else:
+        name = " ".join(path.name for path in options.text)
+        train, held_out = split_documents(read_documents(options.text), name)
+    output.note(f"text: {train.size():,} bytes to learn from, {held_out.size():,} held out ({held_out.name})")
+    tokenizer = _tokenizer(train, output)
+    return train, held_out, tokenizer, prepare(train, held_out, tokenizer, folder.path / "data")
+
+
+def _tokenizer(train: TrainText, output: Output) -> Tokenizer:
+    """SentencePiece learnt from the text, or bytes for a text that is too small or too uniform to fill a vocabulary."""
+    from paramgolf.errors import TokenizerError
+    from paramgolf.text.byte_tokenizer import ByteTokenizer
+    from paramgolf.text.sentencepiece_tokenizer import train_sentencepiece
+
+    if train.size() < SMALL_TEXT:
+        return ByteTokenizer()
     try:
-        if options.text is None:
-            train, held_out = standard_library()
-        else:
-            name = " ".join(path.name for path in options.text)
-            train, held_out = split_documents(read_documents(options.text), name)
-        output.note(f"text: {train.size():,} bytes to learn from, {held_out.size():,} held out ({held_out.name})")
-        small = train.size() < SMALL_TEXT
-        tokenizer: Tokenizer = ByteTokenizer() if small else train_sentencepiece(train, _recipe_size())
-        return train, held_out, tokenizer, prepare(train, held_out, tokenizer, folder.path / "data")
-    except BaseException:
-        folder.discard()
-        raise
+        return train_sentencepiece(train, _recipe_size())
+    except TokenizerError as error:
+        output.note(f"tokens are bytes: {error}")
+        return ByteTokenizer()
 
 
 def _recipe_size() -> int:

@@ -57,7 +57,14 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 
 def _begin(options: argparse.Namespace, ranks: Ranks) -> Path | None:
-    from paramgolf.cli.life import log, require_tokenizer, train_and_pack, write_env, write_recipe
+    from paramgolf.cli.life import (
+        discarded_if_nothing_is_saved,
+        log,
+        require_tokenizer,
+        train_and_pack,
+        write_env,
+        write_recipe,
+    )
     from paramgolf.run_folder import RunFolder
 
     if options.data is None:
@@ -68,12 +75,13 @@ def _begin(options: argparse.Namespace, ranks: Ranks) -> Path | None:
     require_tokenizer(recipe, data.tokenizer, str(options.data))
     # One rank makes the folder; the others wait until it is there.
     folder = RunFolder.create(out) if ranks.leads else RunFolder(out, finished=False)
-    if ranks.leads:
-        write_recipe(folder, recipe)
-        write_env(folder, data, ranks, [shlex.join(["paramgolf", "train", *_words(options, out)])])
-        log(folder, f"recipe {recipe.name} {recipe.fingerprint()} on {options.data}")
-    ranks.agree(0.0)
-    return train_and_pack(recipe, data, folder, ranks)
+    with discarded_if_nothing_is_saved(folder, leads=ranks.leads):
+        if ranks.leads:
+            write_recipe(folder, recipe)
+            write_env(folder, data, ranks, [shlex.join(["paramgolf", "train", *_words(options, out)])])
+            log(folder, f"recipe {recipe.name} {recipe.fingerprint()} on {options.data}")
+        ranks.agree(0.0)
+        return train_and_pack(recipe, data, folder, ranks)
 
 
 def _resume(options: argparse.Namespace, ranks: Ranks) -> Path | None:

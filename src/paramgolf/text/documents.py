@@ -61,7 +61,9 @@ def survey_documents(paths: Sequence[Path]) -> Survey:
         else:
             raise TextError(f"no such file or folder: {path}")
     if not any(survey.documents):
-        raise TextError(f"no text in {', '.join(map(str, paths)) or 'an empty list of paths'}: {survey.says()}")
+        raise TextError(
+            f"no text in {', '.join(map(str, paths)) or 'an empty list of paths'}: {survey.says()}; give UTF-8 text"
+        )
     return survey
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import OutputError, ShardError, TextError, TokenizerError
+from paramgolf.run_folder import says_unwritten
 from paramgolf.text.manifest import (
     HELD_OUT_GLOB,
     TOKENIZER_FILES,
@@ -134,7 +135,9 @@ def prepare(
             shutil.rmtree(partial, ignore_errors=True)
             raise
     except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror}; nothing was left behind") from None
+        # Bytes as one id each are the most that the shards can take.
+        most = 2 * (train.size() + held_out.size())
+        raise OutputError(says_unwritten(out, most, error, at_most=True)) from None
     return ShardFolder.open(out)
 
 
@@ -179,9 +182,14 @@ def _own_tokenizer(path: Path) -> tuple[str, Path] | None:
 def _find_tokenizer(path: Path, manifest: dict[str, Any], given: Tokenizer | None) -> Tokenizer:
     own = _own_tokenizer(path)
     if given is None:
+        if not path.is_dir():
+            raise TextError(f"no such folder of shards: {path}")
         if own is None:
             raise TokenizerError(f"{path} has no tokenizer of its own; name the one it was made with (a .model file)")
-        given = tokenizer_from_bytes(own[0], own[1].read_bytes())
+        try:
+            given = tokenizer_from_bytes(own[0], own[1].read_bytes())
+        except TokenizerError as error:
+            raise TokenizerError(f"{own[1]}: {error}") from None
     recorded = manifest.get("tokenizer", {}).get("digest")
     if recorded is not None and recorded != given.digest:
         raise TokenizerError(

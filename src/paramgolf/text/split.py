@@ -16,8 +16,8 @@ def split_documents(
 ) -> tuple[TrainText, HeldOutText]:
     """Hold out each document whose SHA-256, read as a fraction, is below `held_out_share`.
 
-    All copies of a document go to the same side. If that leaves a side without text (a handful of documents), the
-    document whose size is nearest to the wanted share is held out alone, with its copies; if there is only one distinct
+    All copies of a document go to the same side. If that leaves a side without text (a handful of documents), it gets
+    the document whose size is nearest to its share, with its copies; if there is only one distinct
     document, it is cut at the line end nearest to the share. Raises `TextError` if there is too little to divide.
     """
     if not 0 < held_out_share < 1:
@@ -29,13 +29,20 @@ def split_documents(
         head, tail = _cut(distinct.pop(), name, held_out_share)
         return TrainText(f"{name}-train", [head]), HeldOutText(f"{name}-held-out", [tail])
     held_out = {document for document in distinct if _fraction(document) < held_out_share}
-    if not held_out or held_out == distinct:
-        wanted = held_out_share * sum(map(len, distinct))
-        held_out = {min(distinct, key=lambda document: (abs(len(document) - wanted), _fraction(document)))}
+    if not held_out:
+        held_out = {_nearest(distinct, held_out_share)}
+    elif held_out == distinct:
+        held_out = distinct - {_nearest(distinct, 1 - held_out_share)}
     return (
         TrainText(f"{name}-train", [document for document in documents if document not in held_out]),
         HeldOutText(f"{name}-held-out", [document for document in documents if document in held_out]),
     )
+
+
+def _nearest(documents: set[bytes], share: float) -> bytes:
+    """The document whose size is nearest to that share of all."""
+    wanted = share * sum(map(len, documents))
+    return min(documents, key=lambda document: (abs(len(document) - wanted), _fraction(document)))
 
 
 def _fraction(document: bytes) -> float:

@@ -67,4 +67,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         model = path.read_bytes()
     except OSError as error:
         raise TokenizerError(f"cannot read tokenizer {path}: {error.strerror}; give a .model file or 'bytes'") from None
-    return tokenizer_from_bytes("sentencepiece", model)
+    try:
+        return tokenizer_from_bytes("sentencepiece", model)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}; give a .model file or 'bytes'") from None
