@@ -14,7 +14,6 @@ MODULES = ("argparse", "ast", "bdb", "calendar", "cgi", "cmd", "code", "codecs",
 KEYS = {"bpb", "artifact_bytes", "train_seconds", "score_seconds", "legal", "proof", "peers", "run"}
 
 
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished quickstart on a dozen modules of the library: its folder and what --json printed."""

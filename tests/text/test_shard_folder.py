@@ -101,7 +101,7 @@ def test_a_full_disk_leaves_nothing_half_made(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shard_writer.ShardWriter, "append", full)
-    with pytest.raises(OutputError, match="disk full: .*up to .* bytes free"):
+    with pytest.raises(OutputError, match=r"disk full: .*up to .* bytes free"):
         prepare(TRAIN, HELD_OUT, ByteTokenizer(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -184,7 +184,7 @@ def _parts(artifact: Artifact, held_out: HeldOutText) -> list[dict[str, Any]]:
     """BPB on the first documents with one part added after the other."""
     from paramgolf.predict.score_text import score_text
 
-    limit = max(PARTS_BYTES, len(held_out.documents[0]))
+    limit = max(PARTS_BYTES, next(len(document) for document in held_out.documents if document))
     names = {
         "neural model alone": "none",
         "n-gram counts alone, carried text": "ngram-only",

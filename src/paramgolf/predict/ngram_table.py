@@ -19,10 +19,15 @@ Int64 = npt.NDArray[np.int64]
 PARENT, TOKEN, COUNT, TOTAL, DISTINCT, CHILD, SIBLING, COLUMNS = 0, 1, 2, 3, 4, 5, 6, 8
 ROOT = 0  # its PARENT is -1: occupied, and nobody's child
 ABSENT = -1
+LARGEST_TABLE = 1 << 30
 
 
 def new_table(rows: int) -> Int32:
-    """An empty trie with room for `rows` rows, a power of two."""
+    """An empty trie with room for `rows` rows, a power of two; `MemoryError` beyond what a row's 32 bits can name."""
+    if rows > LARGEST_TABLE:
+        raise MemoryError(
+            f"n-gram counts of this text need {rows:,} rows of 32 bytes; choose a smaller score.ngram_order"
+        )
     table = np.zeros((rows, COLUMNS), dtype=np.int32)
     table[ROOT, PARENT] = -1
     return table

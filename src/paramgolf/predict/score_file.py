@@ -49,7 +49,7 @@ def score_record(score: Score) -> dict[str, Any]:
     """What `score.json` holds; sizes in bytes, bits or seconds as in `Score`."""
     return {
         "bpb": score.bpb,
-        "bits": float(score.bits.sum()),
+        "bits": score.total_bits,
         "side_bits": score.side_bits,
         "bytes": score.bytes,
         "tokens": score.tokens,
