@@ -3,13 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from paramgolf.artifact.container import build_container
-from paramgolf.cli import main, quickstart
+from paramgolf.cli import main, quickstart, score
+from paramgolf.cli.judge import Judged
 from paramgolf.cli.life import discarded_if_nothing_is_saved
 from paramgolf.cli.output import Output
+from paramgolf.errors import OutputError
 from paramgolf.run_folder import RunFolder
 from paramgolf.text.text import TrainText
 
@@ -92,6 +95,27 @@ def test_code_of_a_strangers_file_never_runs(tmp_path: Path, verb: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == (1 if verb == "check" else 2) and "Traceback" not in done.stderr
     assert not trap.exists() and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("verb", ["encode", "decode"])
+def test_a_missing_output_folder_is_noticed_before_the_work(tmp_path: Path, verb: str, capsys: Captured) -> None:
+    """An OUT in no folder is refused before the artifact is even opened, which does not exist here."""
+    (tmp_path / "given").write_text("text")
+    said = refused([verb, tmp_path / "no.pyz", tmp_path / "given", tmp_path / "nowhere" / "out"], capsys)
+    assert f"no folder {tmp_path / 'nowhere'} for out" in said
+
+
+def test_a_score_that_cannot_be_kept_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk fills up while a score is written, its new folder is removed again."""
+
+    def full(judged: object, folder: Path) -> None:
+        (folder / "score.json").write_text("{}")
+        raise OutputError("disk full")
+
+    monkeypatch.setattr("paramgolf.cli.judge.save_judged", full)
+    with pytest.raises(OutputError, match="disk full"):
+        score._keep(cast(Judged, None), tmp_path / "kept")
+    assert not list(tmp_path.iterdir())
 
 
 def test_full_disk_while_preparing(tmp_path: Path, capsys: Captured) -> None:

@@ -48,3 +48,5 @@ def work_on_file(options: argparse.Namespace, label: str, work: Work) -> tuple[b
 def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
         raise OutputError(f"{path} exists already; choose another name, or move it away")
+    if not path.parent.is_dir():
+        raise OutputError(f"no folder {path.parent} for {path.name}; make it first, or choose another name")

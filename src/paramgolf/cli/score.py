@@ -42,9 +42,9 @@ def run(options: argparse.Namespace, output: Output) -> int:
     artifact = open_artifact(options.artifact)
     text = held_out_text(options.text, artifact.tokenizer)
     judged = judge(artifact, text, options.adapt, limit=options.limit)
+    _show(judged, output)  # first: a full disk must not cost what was found
     if options.out is not None:
         _keep(judged, options.out)
-    _show(judged, output)
     if options.out is not None and (options.out / "recipe.json").exists():
         output.next("paramgolf", "check", options.out, "--text", options.text)
     else:
@@ -70,7 +70,11 @@ def _keep(judged: Judged, folder: Path) -> None:
         save_judged(judged, folder)
     else:
         run = RunFolder.create(folder)
-        save_judged(judged, run.path)
+        try:
+            save_judged(judged, run.path)
+        except BaseException:
+            run.discard()
+            raise
         run.finish()
 
 
