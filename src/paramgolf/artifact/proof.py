@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
 from paramgolf.artifact.artifact import Artifact
+from paramgolf.kernels.threads import torch_threads
 
 PROBE_TOKENS = 64
 
@@ -48,20 +47,9 @@ def _digest_rows(artifact: Artifact) -> str:
     vocab_size = artifact.tokenizer.vocab_size
     tokens = np.arange(PROBE_TOKENS, dtype=np.int64)[None, :] * 7919 % vocab_size
     chunk = Chunk(tokens, np.array([PROBE_TOKENS], dtype=np.int64), np.array([True]))
-    with _one_thread():
-        rows = build_predictor(artifact, "none").predict(chunk)
+    predictor = build_predictor(artifact, "none")
+    with torch_threads(1):
+        rows = predictor.predict(chunk)
         realised = np.asarray(rows.realised(), dtype="<f8")
         last = np.asarray(rows.row(0, PROBE_TOKENS - 1), dtype="<f8")
     return hashlib.sha256(realised.tobytes() + last.tobytes()).hexdigest()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shlex
 import sys
 import time
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from paramgolf.text.tokenizer import Tokenizer
 
 SMALL_TEXT = 200_000  # bytes; less than this does not fill a vocabulary of 1024, and is read as bytes
-PARTS_BYTES = 100_000  # of held-out text, on which each part's worth is measured
+PARTS_BYTES = 60_000  # of held-out text, on which each part's worth is measured
 SAMPLE_TOKENS = 160
 
 
@@ -42,8 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """Every phase in turn; what they found."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from paramgolf.cli.life import discarded_if_nothing_is_saved
     from paramgolf.clock import Clock
+    from paramgolf.kernels.threads import torch_threads
     from paramgolf.run_folder import RunFolder
 
     begin = time.perf_counter()
@@ -55,8 +59,13 @@ def run(options: argparse.Namespace, output: Output) -> int:
             train, held_out, tokenizer, data = _prepare(options, folder, output)
         recipe = _recipe(options.seconds, tokenizer)
         final = _train_and_pack(recipe, data, folder, clock, _words(options, out))
-    artifact, judged = _score_and_judge(final, held_out, clock)
-    measured = _measure(final, artifact, train, held_out, clock)
+    # Coding takes one core and the better part of a minute: scoring has the others meanwhile.
+    with ThreadPoolExecutor(1) as pool:
+        proving = pool.submit(_prove, final, held_out, clock)
+        with torch_threads((os.cpu_count() or 1) - 1):
+            artifact, judged = _score_and_judge(final, held_out, clock)
+        proof = proving.result()
+    measured = {"proof": proof, "peers": _measure(final, artifact, train, held_out, clock)}
     record = _record(final, artifact, judged, measured, clock, time.perf_counter() - begin)
     _show(record, judged, measured, output)
     output.result(record)
@@ -118,6 +127,8 @@ def _recipe(train_seconds: float | None, tokenizer: Tokenizer) -> Recipe:
 
 def _train_and_pack(recipe: Recipe, data: ShardFolder, folder: RunFolder, clock: Clock, words: list[str]) -> Path:
     """Train under the clock, squeeze, pack; the finished run."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from paramgolf.cli.life import (
         data_of_folder,
         log,
@@ -128,6 +139,7 @@ def _train_and_pack(recipe: Recipe, data: ShardFolder, folder: RunFolder, clock:
         write_ledger,
         write_recipe,
     )
+    from paramgolf.predict.compilation import compile_kernels
     from paramgolf.train.distributed import open_ranks
 
     source = data_of_folder(data, data.path)
@@ -136,8 +148,11 @@ def _train_and_pack(recipe: Recipe, data: ShardFolder, folder: RunFolder, clock:
         write_env(folder, source, ranks, [shlex.join(words)])
         log(folder, f"recipe {recipe.name} {recipe.fingerprint()}")
         weights = train_weights(recipe, source, folder, clock, ranks)
-    with clock.phase("squeeze and pack", on_clock=False):
+    # Packing has one thread, so what scoring will call is compiled beside it.
+    with ThreadPoolExecutor(1) as pool, clock.phase("squeeze and pack", on_clock=False):
+        compiling = pool.submit(compile_kernels)
         pack_run(recipe, source.tokenizer, weights, primer_documents(recipe, source), folder)
+        compiling.result()
     write_ledger(folder, clock)
     return folder.finish()
 
@@ -155,29 +170,34 @@ def _score_and_judge(final: Path, held_out: HeldOutText, clock: Clock) -> tuple[
     return artifact, dataclasses.replace(judged, verdict=save_judged(judged, final))
 
 
-def _measure(final: Path, artifact: Artifact, train: TrainText, held_out: HeldOutText, clock: Clock) -> dict[str, Any]:
-    """The proof by a new process, the rivals on the same bytes, each part's worth, a sample. All off the clock."""
+def _prove(final: Path, held_out: HeldOutText, clock: Clock) -> dict[str, Any]:
+    """The proof: one new process compresses held-out text, another restores it."""
+    from paramgolf.cli.life import ARTIFACT, prove
+
+    with clock.phase("proof", on_clock=False):
+        return prove(final / ARTIFACT, held_out, final)
+
+
+def _measure(
+    final: Path, artifact: Artifact, train: TrainText, held_out: HeldOutText, clock: Clock
+) -> dict[str, float | None]:
+    """The rivals on the same bytes, each part's worth, a sample, all off the clock; the rivals' bits per byte."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from paramgolf.cli.life import ARTIFACT, prove
-    from paramgolf.codec.file import one_thread
+    from paramgolf.kernels.threads import torch_threads
     from paramgolf.predict.sample import sample
     from paramgolf.report.peers import measure_peers, peers_record
 
-    # Coding takes one core and half a minute: the rivals and the parts have the other one meanwhile.
-    with ThreadPoolExecutor(1) as pool, clock.phase("proof, rivals, parts", on_clock=False):
-        print("proof: one new process compresses held-out text, another restores it", file=sys.stderr)
-        proving = pool.submit(prove, final / ARTIFACT, held_out, final)
-        rivals = measure_peers(held_out.documents, train.documents, workers=1)
-        _write(final / "peers.json", peers_record(held_out.documents, rivals))
-        with one_thread():
+    with ThreadPoolExecutor(1) as pool, clock.phase("rivals, parts, sample", on_clock=False):
+        measuring = pool.submit(measure_peers, held_out.documents, train.documents, workers=1)
+        with torch_threads((os.cpu_count() or 1) - 1):
             _write(final / "parts.json", {"rows": _parts(artifact, held_out)})
-        proof = proving.result()
-    prompt = held_out.documents[0][:40]
-    written = sample(artifact, prompt, SAMPLE_TOKENS, adapt="ngram")
-    (final / "sample.txt").write_bytes(prompt + written)
+        rivals = measuring.result()
+        _write(final / "peers.json", peers_record(held_out.documents, rivals))
+        prompt = held_out.documents[0][:40]
+        (final / "sample.txt").write_bytes(prompt + sample(artifact, prompt, SAMPLE_TOKENS, adapt="ngram"))
     _write(final / "ledger.json", clock.record())
-    return {"proof": proof, "peers": {name: peer.bpb for name, peer in rivals.items()}}
+    return {name: peer.bpb for name, peer in rivals.items()}
 
 
 def _parts(artifact: Artifact, held_out: HeldOutText) -> list[dict[str, Any]]:

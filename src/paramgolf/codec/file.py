@@ -8,9 +8,7 @@ few seconds, and no file is larger than xz and a header.
 
 from __future__ import annotations
 
-import contextlib
 import lzma
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +21,7 @@ from paramgolf.artifact.artifact import Artifact
 from paramgolf.codec.arithmetic import TokenDecoder, TokenEncoder, decode_chunks, encode_chunks, stream_chunks
 from paramgolf.codec.header import METHOD_NAMES, MODEL, RAW, XZ, Header, artifact_prefix, data_prefix, open_file, seal
 from paramgolf.errors import CodecError
+from paramgolf.kernels.threads import torch_threads
 from paramgolf.predict.protocol import Chunk, Int64, Predictor, single_token
 
 Method = Literal["smallest", "model"]
@@ -151,7 +150,7 @@ def _predictor(artifact: Artifact, adapt: str) -> Predictor:
 def _modelled(artifact: Artifact, data: bytes, adapt: str, progress: Progress | None) -> _Body:
     tokens = artifact.tokenizer.encode_exact(data).astype(np.int64)
     predictor, encoder = _predictor(artifact, adapt), TokenEncoder()
-    with one_thread():
+    with torch_threads(1):
         encode_chunks(predictor, _told(stream_chunks(tokens, 1), len(tokens), progress), encoder)
     checks = b"".join(_check(tokens[first : first + BLOCK]) for first in range(0, len(tokens), BLOCK))
     code = encoder.code()
@@ -168,7 +167,7 @@ def _decode(predictor: Predictor, header: Header, body: bytes, progress: Progres
     shapes = _told((single_token(0, start=at == 0) for at in range(header.tokens)), header.tokens, progress)
     done: list[Int64] = []
     block: list[int] = []
-    with one_thread():
+    with torch_threads(1):
         for at, chunk in enumerate(decode_chunks(predictor, decoder, shapes), start=1):
             block.append(int(chunk.tokens[0, 0]))
             if len(block) == BLOCK or at == header.tokens:
@@ -192,19 +191,3 @@ def _told(chunks: Iterable[Chunk], total: int, progress: Progress | None) -> Ite
         if progress is not None and at % REPORT_EVERY == 0:
             progress(at / total)
         yield chunk
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    # Sums over several threads are cut elsewhere for another number of them, which moves the last bits of a row.
-    # Without torch in the process there is nothing to do: the stepwise model has one thread.
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

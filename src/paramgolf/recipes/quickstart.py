@@ -24,5 +24,5 @@ def quickstart() -> Recipe:
         train=TrainRecipe(sequence=256, batch_tokens=2048),
         squeeze=SqueezeRecipe(matrix_bits=6, embedding_bits=8, carry_text=True),
         score=ScoreRecipe(window=256, stride=224, adapt="ngram"),
-        budget=BudgetRecipe(artifact_bytes=16_000_000, train_seconds=40.0, eval_seconds=600.0),
+        budget=BudgetRecipe(artifact_bytes=16_000_000, train_seconds=30.0, eval_seconds=600.0),
     )
