@@ -126,7 +126,9 @@ def test_lanes_are_judged_with_their_side_information(tmp_path: Path) -> None:
     assert finding.status == "PASS"
     assert finding.numbers["side_bits"] == elias_gamma_bits([len(document) + 1 for document in TEXT.documents])
     record = found.score or {}
-    cheaper = dataclasses.replace(found, score={**record, "bpb": record["bits"] / record["bytes"]})
+    cheaper = dataclasses.replace(
+        found, score={**record, "bpb": (record["bits"] - record["side_bits"]) / record["bytes"]}
+    )
     assert credited_once(cheaper, Limits()).status == "FAIL"
     subject = Subject(TOKENIZER, 3, Counts)
     probed = judge_live(found, subject, TEXT, seed=5)
