@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from paramgolf.artifact.artifact import Artifact
     from paramgolf.cli.judge import Judged
     from paramgolf.clock import Clock
+    from paramgolf.predict.score import Score
     from paramgolf.recipe import Recipe
     from paramgolf.run_folder import RunFolder
     from paramgolf.text.shard_folder import ShardFolder
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         with torch_threads((os.cpu_count() or 1) - 1):
             artifact, judged = _score_and_judge(final, held_out, clock)
         proof = proving.result()
-    measured = {"proof": proof, "peers": _measure(final, artifact, train, held_out, clock)}
+    measured = {"proof": proof, "peers": _measure(final, artifact, train, held_out, judged.score, clock)}
     record = _record(final, artifact, judged, measured, clock, time.perf_counter() - begin)
     _show(record, judged, measured, output)
     output.result(record)
@@ -179,7 +180,7 @@ def _prove(final: Path, held_out: HeldOutText, clock: Clock) -> dict[str, Any]:
 
 
 def _measure(
-    final: Path, artifact: Artifact, train: TrainText, held_out: HeldOutText, clock: Clock
+    final: Path, artifact: Artifact, train: TrainText, held_out: HeldOutText, whole: Score | None, clock: Clock
 ) -> dict[str, float | None]:
     """The rivals on the same bytes, each part's worth, a sample, all off the clock; the rivals' bits per byte."""
     from concurrent.futures import ThreadPoolExecutor
@@ -191,7 +192,7 @@ def _measure(
     with ThreadPoolExecutor(1) as pool, clock.phase("rivals, parts, sample", on_clock=False):
         measuring = pool.submit(measure_peers, held_out.documents, train.documents, workers=1)
         with torch_threads((os.cpu_count() or 1) - 1):
-            _write(final / "parts.json", {"rows": _parts(artifact, held_out)})
+            _write(final / "parts.json", {"rows": _parts(artifact, held_out, whole)})
         rivals = measuring.result()
         _write(final / "peers.json", peers_record(held_out.documents, rivals))
         prompt = held_out.documents[0][:40]
@@ -200,23 +201,24 @@ def _measure(
     return {name: peer.bpb for name, peer in rivals.items()}
 
 
-def _parts(artifact: Artifact, held_out: HeldOutText) -> list[dict[str, Any]]:
-    """BPB on the first documents with one part added after the other."""
-    from paramgolf.predict.score_text import score_text
+def _parts(artifact: Artifact, held_out: HeldOutText, whole: Score | None) -> list[dict[str, Any]]:
+    """BPB on the first documents with one part added after the other; all parts together is the beginning of `whole`."""
+    from paramgolf.predict.score_text import first_documents, score_text
 
     limit = max(PARTS_BYTES, next(len(document) for document in held_out.documents if document))
+    part = first_documents(held_out, limit)
     names = {
         "neural model alone": "none",
         "n-gram counts alone, carried text": "ngram-only",
         "model + n-gram counts of the scored text": "ngram-fresh",
-        "model + n-gram counts + carried text": "ngram",
     }
-    rows = []
-    for name, adapt in names.items():
-        found = score_text(artifact, held_out, adapt, limit=limit, audit_positions=2)
-        rows.append({"name": name, "adapt": adapt, "bpb": found.bpb, "bytes": found.bytes})
-        print(f"  {name}: {found.bpb:.4f} bits per byte on {found.bytes:,} bytes", file=sys.stderr)
-    return rows
+    rows = [(name, score_text(artifact, part, adapt, audit_positions=2).bpb) for name, adapt in names.items()]
+    if whole is not None and whole.plan.lanes == 1:
+        bits = whole.bits[whole.plan.document_index() < len(part.documents)].sum()
+        rows.append(("model + n-gram counts + carried text", float(bits) / part.size()))
+    for name, bpb in rows:
+        print(f"  {name}: {bpb:.4f} bits per byte on {part.size():,} bytes", file=sys.stderr)
+    return [{"name": name, "bpb": bpb, "bytes": part.size()} for name, bpb in rows]
 
 
 def _record(
