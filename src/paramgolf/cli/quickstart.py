@@ -202,7 +202,7 @@ def _measure(
 
 
 def _parts(artifact: Artifact, held_out: HeldOutText, whole: Score | None) -> list[dict[str, Any]]:
-    """BPB on the first documents with one part added after the other; all parts together is the beginning of `whole`."""
+    """BPB on the first documents, one part added after the other; all together is the beginning of `whole`."""
     from paramgolf.predict.score_text import first_documents, score_text
 
     limit = max(PARTS_BYTES, next(len(document) for document in held_out.documents if document))
