@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from paramgolf.clock import Clock
     from paramgolf.run_folder import RunFolder
     from paramgolf.text.shard_folder import ShardFolder
-    from paramgolf.text.text import HeldOutText, TrainText
+    from paramgolf.text.text import HeldOutText
     from paramgolf.text.tokenizer import Tokenizer
     from paramgolf.train.distributed import Ranks
 
@@ -69,17 +69,6 @@ def data_of_folder(folder: ShardFolder, source: Path) -> TrainingData:
         documents = split_documents(shards, folder.tokenizer.boundary_id)
         hashes = document_hashes([folder.tokenizer.decode(document) for document in documents])
     return TrainingData(folder.tokenizer, shards, text, str(source.resolve()), hashes)
-
-
-def data_of_text(train: TrainText, tokenizer: Tokenizer, source: str) -> TrainingData:
-    """Training data straight from a text: one stream, each document after a boundary token, as in shards."""
-    from paramgolf.predict.score_text import document_hashes, text_record
-
-    boundary = np.array([tokenizer.boundary_id], dtype=np.int32)
-    parts = [part for document in train.documents for part in (boundary, tokenizer.encode(document))]
-    return TrainingData(
-        tokenizer, [np.concatenate(parts)], dict(text_record(train)), source, document_hashes(train.documents)
-    )
 
 
 def require_tokenizer(recipe: Recipe, tokenizer: Tokenizer, source: str) -> None:
