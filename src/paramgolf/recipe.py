@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 from paramgolf.errors import RecipeError
 
@@ -25,26 +25,75 @@ class TokenizerRecipe:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The plain modern GPT: RMSNorm, rotary, grouped queries, QK-norm, squared-ReLU MLP, tied embeddings, softcap."""
+    """The transformer. As it stands a plain modern GPT; each further field switches on one part of the contest's models.
+
+    The parts are specified in spec pr549.md, section 2; layers are counted from 0.
+    """
 
     layers: int = 6
     width: int = 128
     heads: int = 4
     kv_heads: int = 2
     mlp_ratio: float = 3.0
+    mlp_slope: float = 0.0  # of the squared activation below zero: 0 is ReLU², 0.5 the LeakyReLU² of #549
     rope_base: float = 10_000.0
+    rope_channels: int = 0  # that rotary turns in each head; 0: all
+    rope_length: int = 0  # longer sequences raise the base (the NTK rule); 0: never
     softcap: float = 30.0
+    xsa_layers: tuple[int, ...] = ()  # whose attention leaves out each position's own value
+    value_layers: tuple[int, ...] = ()  # whose values get a token embedding of their own
+    value_width: int = 128
+    bigram_buckets: int = 0  # rows of the hashed table of token pairs; 0: none
+    bigram_width: int = 128
+    smear: Literal["none", "everywhere", "within-document"] = "none"
+    unet: bool = False  # the first half's outputs are added, in reverse order, before the second half's blocks
+    residual_mix: bool = False  # each block mixes the first embedding into its input
+    block_scales: bool = False  # a gain for each channel of what attention and MLP add
+    depth_scale: bool = False  # the inputs of layer i's attention and MLP times 1 / sqrt(i + 1)
+    init: Literal["uniform", "orthogonal"] = "uniform"
+    embedding_std: float = 0.02
 
     def __post_init__(self) -> None:
         _positive(self, "layers", "width", "heads", "kv_heads", "mlp_ratio", "rope_base", "softcap")
+        _positive(self, "value_width", "bigram_width", "embedding_std")
+        _fraction(self, "mlp_slope")
         _divides(self, "heads", "width")
         _divides(self, "kv_heads", "heads")
         if self.head_size() % 2:
             raise RecipeError(f"model.width={self.width} / model.heads={self.heads} must be even: rotary turns pairs")
+        if self.rope_channels % 2 or not 0 <= self.rope_channels <= self.head_size():
+            raise RecipeError(
+                f"model.rope_channels={self.rope_channels} must be even and at most the head size {self.head_size()}"
+            )
+        if self.rope_length and self.turned_channels() < 4:
+            raise RecipeError(
+                f"model.rope_length={self.rope_length} needs model.rope_channels of 4 or more, found "
+                f"{self.turned_channels()}"
+            )
+        if self.bigram_buckets in (1, 2) or self.bigram_buckets < 0:
+            raise RecipeError(f"model.bigram_buckets={self.bigram_buckets} must be 0 or at least 3")
+        for name in ("xsa_layers", "value_layers"):
+            chosen = getattr(self, name)
+            if list(chosen) != sorted(set(chosen)) or any(not 0 <= layer < self.layers for layer in chosen):
+                raise RecipeError(
+                    f"model.{name}={','.join(map(str, chosen))} must ascend within 0..{self.layers - 1} "
+                    f"(model.layers={self.layers})"
+                )
 
     def head_size(self) -> int:
         """Channels of one attention head."""
         return self.width // self.heads
+
+    def turned_channels(self) -> int:
+        """Channels of one head that rotary turns."""
+        return self.rope_channels or self.head_size()
+
+    def rope_base_at(self, length: int) -> float:
+        """Rotary's base for sequences of `length` tokens: raised beyond `rope_length` (spec pr549.md 2.6)."""
+        if not self.rope_length or length <= self.rope_length:
+            return self.rope_base
+        channels = self.turned_channels()
+        return float(self.rope_base * (length / self.rope_length) ** (channels / (channels - 2)))
 
     def kv_width(self) -> int:
         """Channels of all key (or value) heads."""
@@ -54,27 +103,55 @@ class ModelRecipe:
         """Hidden channels of the MLP."""
         return round(self.mlp_ratio * self.width)
 
+    def skips(self) -> int:
+        """Pairs of blocks that a U-Net skip joins."""
+        return self.layers // 2 if self.unet else 0
+
 
 @dataclass(frozen=True)
 class OptimRecipe:
-    """Muon for matrices, Adam for the embedding and the scalars; the learning rate falls with the wall clock."""
+    """Muon for matrices, AdamW for embeddings and scalars; the learning rate falls with the wall clock.
+
+    `warmdown` and `momentum_warmup` are shares of the training clock. The `_steps` fields are the published forms that
+    count steps (spec pr549.md 3.3, 3.8); give one of the two, the other 0.
+    """
 
     matrix_lr: float = 0.02
     embedding_lr: float = 0.02
     scalar_lr: float = 0.01
     muon_momentum: float = 0.95
+    muon_momentum_start: float = 0.85
+    momentum_warmup: float = 0.0
+    momentum_warmup_steps: int = 0
     muon_weight_decay: float = 0.02
     newton_schulz_steps: int = 5
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     adam_eps: float = 1e-8
+    adam_weight_decay: float = 0.0
     clip_norm: float = 1.0
+    clip: Literal["after", "before"] = "after"  # gradients are averaged over the ranks; "before" is the published order
     warmdown: float = 0.5
+    warmdown_steps: int = 0
+    average: Literal["ema", "swa"] = "ema"
     ema_decay: float = 0.99
+    swa_every: int = 50  # steps between snapshots, once the rate's scale is below `swa_below`
+    swa_below: float = 0.2
+    qat_below: float = 0.0  # the rate's scale below which training sees quantised matrices; 0: never
 
     def __post_init__(self) -> None:
-        _positive(self, "matrix_lr", "embedding_lr", "scalar_lr", "newton_schulz_steps", "adam_eps")
-        _fraction(self, "muon_momentum", "adam_beta1", "adam_beta2", "warmdown", "ema_decay")
+        _positive(self, "matrix_lr", "embedding_lr", "scalar_lr", "newton_schulz_steps", "adam_eps", "clip_norm")
+        _positive(self, "swa_every", "swa_below")
+        _fraction(self, "muon_momentum", "muon_momentum_start", "momentum_warmup", "adam_beta1", "adam_beta2")
+        _fraction(self, "warmdown", "ema_decay", "swa_below", "qat_below")
+        for share, steps in (("warmdown", "warmdown_steps"), ("momentum_warmup", "momentum_warmup_steps")):
+            if getattr(self, steps) < 0:
+                raise RecipeError(f"optim.{steps}={getattr(self, steps)} must not be negative")
+            if getattr(self, share) and getattr(self, steps):
+                raise RecipeError(
+                    f"optim.{share}={getattr(self, share)} and optim.{steps}={getattr(self, steps)} contradict each "
+                    "other: one of them must be 0"
+                )
 
 
 @dataclass(frozen=True)
@@ -82,16 +159,18 @@ class TrainRecipe:
     """The training loop: shape of a batch, warm-up, and where it stops besides the clock.
 
     `batch_tokens` is the batch of all ranks; a rank takes its share in pieces of at most `micro_tokens` at a time.
-    `compile` and `dtype="bfloat16"` take effect on a GPU only.
+    `compile` takes effect on a GPU only; `dtype` is that of activations on a GPU (a CPU always computes in float32).
     """
 
     sequence: int = 256
     batch_tokens: int = 8192
     micro_tokens: int = 65_536
+    order: Literal["shuffled", "stream"] = "shuffled"  # "stream": the shards from first to last (spec pr549.md 1.4)
     max_steps: int = 1_000_000
     warmup_steps: int = 2
     compile: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+    table_dtype: Literal["float32", "bfloat16"] = "float32"  # of the embedding tables and of what AdamW keeps for them
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -108,16 +187,24 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class SqueezeRecipe:
-    """Bits of the weights, and how much training text the artifact carries to prime the n-gram counts."""
+    """Bits of the weights, how their steps are found, and whether the artifact carries text to prime n-gram counts.
+
+    `clip` "search" looks for each row's best clip on a grid; "percentile" is the search of #549 over percentiles,
+    one for each tensor, and "percentile-floor" the same with the published floor of 1/q under the step.
+    """
 
     matrix_bits: int = 6
     embedding_bits: int = 8
+    small_bits: int = 32  # of gains, scales and small projections: 16 or 32, floating point
+    clip: Literal["search", "percentile", "percentile-floor"] = "search"
     carry_text: bool = False
 
     def __post_init__(self) -> None:
         for name in ("matrix_bits", "embedding_bits"):
             if not 2 <= getattr(self, name) <= 8:
                 raise RecipeError(f"squeeze.{name}={getattr(self, name)} is outside 2..8")
+        if self.small_bits not in (16, 32):
+            raise RecipeError(f"squeeze.small_bits={self.small_bits} is neither 16 nor 32")
 
 
 @dataclass(frozen=True)
@@ -135,15 +222,25 @@ class ScoreRecipe:
     chunk: int = 1792
     ngram_order: int = 8
     ttt_chunk: int = 5376
+    ttt_optimizer: Literal["adamw", "sgd"] = "adamw"
     ttt_lr: float = 3e-4
+    ttt_schedule: Literal["constant", "cosine"] = "constant"  # "cosine": from ttt_lr to 0 over the chunks of the text
+    ttt_momentum: float = 0.9  # of SGD
     ttt_epochs: int = 1
+    ttt_sequences: int = 8  # of one training step, over all ranks
+    ttt_clip_norm: float = 1.0
+    ttt_frozen_blocks: int = 0  # the first blocks, whose parameters do not move
 
     def __post_init__(self) -> None:
         _positive(self, "window", "stride", "lanes", "chunk", "ngram_order", "ttt_chunk", "ttt_lr", "ttt_epochs")
+        _positive(self, "ttt_sequences", "ttt_clip_norm")
+        _fraction(self, "ttt_momentum")
         if self.stride > self.window:
             raise RecipeError(f"score.stride={self.stride} is larger than score.window={self.window}")
         if self.ngram_order > 8:
             raise RecipeError(f"score.ngram_order={self.ngram_order} is larger than 8")
+        if self.ttt_frozen_blocks < 0:
+            raise RecipeError(f"score.ttt_frozen_blocks={self.ttt_frozen_blocks} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -207,6 +304,12 @@ def _build(kind: type[Any], record: object, where: str) -> Any:
 def _value(hint: Any, value: object, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, where)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)) or any(
+            isinstance(item, bool) or type(item) is not int for item in value
+        ):
+            raise RecipeError(f"{where}={value!r} should be a list of whole numbers")
+        return tuple(value)
     choices = getattr(hint, "__args__", None)
     if choices is not None:
         if value not in choices:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from paramgolf.recipe import Recipe
 
@@ -20,13 +20,14 @@ def add_recipe_flags(parser: argparse.ArgumentParser, sections: Sequence[str] = 
         kind = get_type_hints(Recipe)[section]
         group = parser.add_argument_group(f"{section}: {str(kind.__doc__).splitlines()[0]}")
         for name, hint in get_type_hints(kind).items():
-            choices = get_args(hint)
+            choices = get_args(hint) if get_origin(hint) is Literal else ()
+            name_of_type = "LAYERS" if get_origin(hint) is tuple else getattr(hint, "__name__", "value").upper()
             group.add_argument(
                 f"--{section}.{name}",
                 dest=f"{section}.{name}",
                 type=str if choices else _reader(hint),
                 choices=choices or None,
-                metavar="|".join(choices) if choices else getattr(hint, "__name__", "value").upper(),
+                metavar="|".join(choices) if choices else name_of_type,
             )
 
 
@@ -40,12 +41,17 @@ def override(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     return Recipe.from_json(json.dumps(record))
 
 
-def _reader(hint: type) -> Callable[[str], Any]:
+def _reader(hint: Any) -> Callable[[str], Any]:
     def read(word: str) -> Any:
         if hint is bool:
             if word.lower() in ("true", "yes", "1", "false", "no", "0"):
                 return word.lower() in ("true", "yes", "1")
             raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+        if get_origin(hint) is tuple:
+            try:
+                return [int(part) for part in word.split(",") if part]
+            except ValueError:
+                raise argparse.ArgumentTypeError(f"{word!r} is no list like 9,10") from None
         try:
             return hint(word)
         except ValueError:
@@ -57,3 +63,8 @@ def _reader(hint: type) -> Callable[[str], Any]:
 def given_flags(options: argparse.Namespace) -> list[str]:
     """The settings' flags that were given."""
     return [f"--{flag}" for flag, value in vars(options).items() if "." in flag and value is not None]
+
+
+def word_of(value: object) -> str:
+    """A setting's value as its flag takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from paramgolf.cli.arguments import UsageError, seconds
 from paramgolf.cli.output import Output
-from paramgolf.cli.overrides import add_recipe_flags, given_flags, override
+from paramgolf.cli.overrides import add_recipe_flags, given_flags, override, word_of
 from paramgolf.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _words(options: argparse.Namespace, out: Path) -> list[str]:
     for name in ("seconds", "seed"):
         words += [f"--{name}", f"{getattr(options, name):g}"] if getattr(options, name) is not None else []
     for flag in given_flags(options):
-        words += [flag, str(getattr(options, flag.removeprefix("--")))]
+        words += [flag, word_of(getattr(options, flag.removeprefix("--")))]
     return words
 
 
