@@ -25,7 +25,7 @@ class TokenizerRecipe:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The transformer. As it stands a plain modern GPT; each further field switches on one part of the contest's models.
+    """The transformer: by default a plain modern GPT; further fields switch on single parts of the contest's models.
 
     The parts are specified in spec pr549.md, section 2; layers are counted from 0.
     """
