@@ -70,6 +70,8 @@ class ModelRecipe:
                 f"model.rope_length={self.rope_length} needs model.rope_channels of 4 or more, found "
                 f"{self.turned_channels()}"
             )
+        if self.unet and self.layers < 2:
+            raise RecipeError(f"model.unet=True needs model.layers of 2 or more, found {self.layers}")
         if self.bigram_buckets in (1, 2) or self.bigram_buckets < 0:
             raise RecipeError(f"model.bigram_buckets={self.bigram_buckets} must be 0 or at least 3")
         for name in ("xsa_layers", "value_layers"):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-RMS_EPS = 1e-6
+RMS_EPS = 1.1920929e-07  # the step of float32 at 1, for every dtype (spec pr549.md 2.2)
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """`x / sqrt(mean(x²) + 1e-6)` over the last dimension, in the dtype of `x`.
+    """`x / sqrt(mean(x²) + RMS_EPS)` over the last dimension, in the dtype of `x`.
 
     Differentiable once. The plain path serves GPUs (a compiler fuses it) and dtypes below float32.
     """

@@ -1,4 +1,4 @@
-"""`relu(x)²` with a backward pass of two sweeps over memory, where the composed one takes four."""
+"""`leaky(x)²` with a backward pass of two sweeps over memory, where the composed one takes four."""
 
 from __future__ import annotations
 
@@ -9,28 +9,35 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def relu_squared(x: Tensor) -> Tensor:
-    """Elementwise `max(x, 0)²`; any float dtype. On a GPU the plain path is used: a compiler fuses it."""
+def relu_squared(x: Tensor, slope: float = 0.0) -> Tensor:
+    """Elementwise `x²` for x >= 0 and `slope² x²` below; any float dtype, differentiable once.
+
+    On a GPU the plain path is used: a compiler fuses it. Source: spec pr549.md 2.8 (slope 0.5).
+    """
     if x.is_cuda:
-        return plain_relu_squared(x)
-    y: Tensor = _ReluSquared.apply(x)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return plain_relu_squared(x, slope)
+    y: Tensor = _ReluSquared.apply(x, slope)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return y
 
 
-def plain_relu_squared(x: Tensor) -> Tensor:
+def plain_relu_squared(x: Tensor, slope: float = 0.0) -> Tensor:
     """The definition of `relu_squared`."""
-    return functional.relu(x).square()
+    return functional.leaky_relu(x, slope).square() if slope else functional.relu(x).square()
 
 
 class _ReluSquared(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        positive = x.clamp_min(0)
-        ctx.save_for_backward(positive)
-        return positive * positive
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        leaky = functional.leaky_relu(x, slope) if slope else x.clamp_min(0)
+        ctx.save_for_backward(leaky)
+        ctx.slope = slope
+        return leaky * leaky
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (positive,) = ctx.saved_tensors
-        gradient: Tensor = (gradients[0] * positive).mul_(2)
-        return gradient
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # d leaky² / dx = 2 leaky, times the slope where x (and so leaky) is below zero.
+        (leaky,) = ctx.saved_tensors
+        gradient = (gradients[0] * leaky).mul_(2)
+        if ctx.slope:
+            gradient = torch.where(leaky < 0, gradient * ctx.slope, gradient)
+        return gradient, None

@@ -6,38 +6,91 @@ import math
 
 from paramgolf.recipe import ModelRecipe
 
+Shapes = dict[str, tuple[int, ...]]
 
-def tensor_shapes(recipe: ModelRecipe, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter, in the order of the module."""
-    width, kv_width, mlp_width = recipe.width, recipe.kv_width(), recipe.mlp_width()
-    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (vocab_size, width)}
-    for layer in range(recipe.layers):
-        block = f"blocks.{layer}"
-        shapes |= {
-            f"{block}.attention.query_gain": (recipe.heads,),
-            f"{block}.attention.query.weight": (width, width),
-            f"{block}.attention.key.weight": (kv_width, width),
-            f"{block}.attention.value.weight": (kv_width, width),
-            f"{block}.attention.output.weight": (width, width),
-            f"{block}.mlp.up.weight": (mlp_width, width),
-            f"{block}.mlp.down.weight": (width, mlp_width),
-        }
+# Which matrices a bank holds, in order: all layers of the first, then all layers of the second.
+BANKS = {
+    "banks.query_output": ("attention.query", "attention.output"),
+    "banks.key_value": ("attention.key", "attention.value"),
+    "banks.up": ("mlp.up",),
+    "banks.down": ("mlp.down",),
+}
+TABLES = ("embedding.weight", "bigram.embedding.weight", "value_embedding.embedding.weight")
+
+
+def bank_rows(bank: str, rows: int) -> list[str]:
+    """Names in an artifact of the `rows` matrices of a bank, in its order."""
+    kinds = BANKS[bank]
+    layers = rows // len(kinds)
+    return [f"blocks.{layer}.{kind}.weight" for kind in kinds for layer in range(layers)]
+
+
+def parameter_shapes(recipe: ModelRecipe, vocab_size: int) -> Shapes:
+    """Name and shape of every parameter of the module, in its order."""
+    width, layers = recipe.width, recipe.layers
+    shapes: Shapes = {}
+    if recipe.unet:
+        shapes["skip_weights"] = (recipe.skips(), width)
+    shapes["embedding.weight"] = (vocab_size, width)
+    if recipe.bigram_buckets:
+        shapes["bigram.scale"] = ()
+        shapes["bigram.embedding.weight"] = (recipe.bigram_buckets, recipe.bigram_width)
+        shapes["bigram.projection.weight"] = (width, recipe.bigram_width)
+    if recipe.smear != "none":
+        shapes["smear.gate"] = (width,)
+    shapes["banks.query_output"] = (2 * layers, width, width)
+    shapes["banks.key_value"] = (2 * layers, recipe.kv_width(), width)
+    shapes["banks.up"] = (layers, recipe.mlp_width(), width)
+    shapes["banks.down"] = (layers, width, recipe.mlp_width())
+    if recipe.value_layers:
+        shapes["value_embedding.scale"] = ()
+        shapes["value_embedding.embedding.weight"] = (vocab_size, recipe.value_width)
+        shapes["value_embedding.projection.weight"] = (recipe.kv_width(), recipe.value_width)
+    for layer in range(layers):
+        shapes |= _block_shapes(recipe, layer)
     return shapes
+
+
+def _block_shapes(recipe: ModelRecipe, layer: int) -> Shapes:
+    block, width = f"blocks.{layer}", recipe.width
+    shapes: Shapes = {}
+    if recipe.residual_mix:
+        shapes[f"{block}.residual_mix"] = (2, width)
+    if recipe.block_scales:
+        shapes[f"{block}.attention_scale"] = (width,)
+        shapes[f"{block}.mlp_scale"] = (width,)
+    if layer in recipe.value_layers:
+        shapes[f"{block}.value_scale"] = (1,)
+    shapes[f"{block}.attention.query_gain"] = (recipe.heads,)
+    return shapes
+
+
+def tensor_shapes(recipe: ModelRecipe, vocab_size: int) -> Shapes:
+    """Name and shape of every tensor that an artifact holds: the parameters, with the banks taken apart."""
+    exported: Shapes = {}
+    for name, shape in parameter_shapes(recipe, vocab_size).items():
+        exported |= dict.fromkeys(bank_rows(name, shape[0]), shape[1:]) if name in BANKS else {name: shape}
+    return exported
 
 
 def parameter_count(recipe: ModelRecipe, vocab_size: int) -> int:
     """Numbers in all parameters; the tied embedding counts once."""
-    return sum(math.prod(shape) for shape in tensor_shapes(recipe, vocab_size).values())
+    return sum(math.prod(shape) for shape in parameter_shapes(recipe, vocab_size).values())
 
 
 def flops_per_token(recipe: ModelRecipe, vocab_size: int, sequence: int, *, backward: bool = True) -> int:
     """Floating-point operations for one token of training (or of inference, without `backward`).
 
-    Two for each weight of a matrix product (the embedding serves as the head, its look-up is free), two products of
+    Two for each weight of a matrix product (the embedding serves as the head; look-ups are free), two products of
     attention over `(sequence + 1) / 2` positions on average, and the backward pass at twice the forward one. Norms,
-    rotary and softmax are left out (PaLM, appendix B, with the causal half counted once).
+    rotary, softmax and other pointwise work are left out (PaLM, appendix B, with the causal half counted once).
     """
-    weights = sum(math.prod(s) for s in tensor_shapes(recipe, vocab_size).values() if len(s) == 2)
+    looked_up = set(TABLES) - {"embedding.weight"}
+    weights = sum(
+        math.prod(shape)
+        for name, shape in tensor_shapes(recipe, vocab_size).items()
+        if name.endswith(".weight") and name not in looked_up
+    )
     attention = recipe.layers * 2 * recipe.width * (sequence + 1)
     return (2 * weights + attention) * (3 if backward else 1)
 
@@ -49,8 +102,10 @@ def squeezed_bytes(recipe: ModelRecipe, vocab_size: int, matrix_bits: int, embed
     """
     bits = 0
     for name, shape in tensor_shapes(recipe, vocab_size).items():
-        if len(shape) == 1:
-            bits += 16 * shape[0]
+        if name in TABLES:
+            bits += math.prod(shape) * embedding_bits + 16 * shape[0]
+        elif name.startswith("blocks.") and len(shape) == 2 and name.endswith(".weight"):
+            bits += math.prod(shape) * matrix_bits + 16 * shape[0]
         else:
-            bits += math.prod(shape) * (embedding_bits if name == "embedding.weight" else matrix_bits) + 16 * shape[0]
+            bits += 16 * math.prod(shape)
     return bits // 8

@@ -1,138 +1,109 @@
-"""The plain modern GPT of `ModelRecipe`.
+"""The transformer of `ModelRecipe`: by default a plain modern GPT, with every part of the contest's models switched on.
 
-    h = rms(E[u]);  h += attention(rms(h));  h += mlp(rms(h));  ...;  logits = c tanh(rms(h) Eᵀ / c)
+    x = smear(rms(E[u] + bigram(u)))                          both optional
+    h = x;  per block: h = mix(h, x);  h += attention(rms(h));  h += mlp(rms(h))
+    logits = c tanh(rms(h) Eᵀ / c)
 
-Legend: B batch, T positions, D model width, H query heads, G key/value heads, K channels of a head, V vocabulary.
-All weights are (out, in), there are no biases, and the norms have no weights. Parameter names are what artifacts
-store: `embedding.weight`, `blocks.{i}.attention.{query,key,value,output}.weight`,
-`blocks.{i}.attention.query_gain`, `blocks.{i}.mlp.{up,down}.weight`.
+With `unet` the stream after each block of the first half is added, weighted, before a block of the second half, last
+first. Legend: B batch, T positions, D model width, V vocabulary, S skips, C channels of all values. All weights are
+(out, in), there are no biases, and the norms have no weights. Source: spec pr549.md, section 2.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from paramgolf.kernels.attention import causal_attention
 from paramgolf.kernels.loss import softcapped_logits, softcapped_loss
 from paramgolf.kernels.norm import rms_norm
-from paramgolf.kernels.relu_squared import relu_squared
+from paramgolf.model.banks import Banks, load_banked, unbank
+from paramgolf.model.block import Block
+from paramgolf.model.embeddings import BigramEmbedding, Matrix, Smear, ValueEmbedding
+from paramgolf.model.initialise import initialise
 from paramgolf.model.rotary import Rotary
 from paramgolf.recipe import ModelRecipe
 
-QUERY_GAIN_INIT = 1.5
-EMBEDDING_STD = 0.02
-
-
-class Matrix(nn.Module):
-    """A weight [out, in], applied to the last dimension; it holds no values until the model initialises it."""
-
-    def __init__(self, out_features: int, in_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight)
-
-
-class Attention(nn.Module):
-    """Grouped-query causal attention with normalised queries and keys, rotary positions, and a gain for each head."""
-
-    def __init__(self, recipe: ModelRecipe) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_size = recipe.heads, recipe.kv_heads, recipe.head_size()
-        self.query = Matrix(recipe.width, recipe.width)
-        self.key = Matrix(recipe.kv_width(), recipe.width)
-        self.value = Matrix(recipe.kv_width(), recipe.width)
-        self.output = Matrix(recipe.width, recipe.width)
-        self.query_gain = nn.Parameter(torch.empty(recipe.heads))
-
-    def forward(self, x_BTD: Tensor, rotary: Rotary) -> Tensor:
-        batch, length, width = x_BTD.shape
-        q_BTHK = rms_norm(self.query(x_BTD).view(batch, length, self.heads, self.head_size))
-        k_BTGK = rms_norm(self.key(x_BTD).view(batch, length, self.kv_heads, self.head_size))
-        v_BTGK = self.value(x_BTD).view(batch, length, self.kv_heads, self.head_size)
-        q_BTHK = rotary(q_BTHK) * self.query_gain.to(q_BTHK.dtype)[:, None]
-        mixed_BHTK = causal_attention(q_BTHK.transpose(1, 2), rotary(k_BTGK).transpose(1, 2), v_BTGK.transpose(1, 2))
-        mixed: Tensor = self.output(mixed_BHTK.transpose(1, 2).reshape(batch, length, width))
-        return mixed
-
-
-class MLP(nn.Module):
-    """`relu(x Upᵀ)² Downᵀ`."""
-
-    def __init__(self, recipe: ModelRecipe) -> None:
-        super().__init__()
-        self.up = Matrix(recipe.mlp_width(), recipe.width)
-        self.down = Matrix(recipe.width, recipe.mlp_width())
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        out: Tensor = self.down(relu_squared(self.up(x_BTD)))
-        return out
-
-
-class Block(nn.Module):
-    """One attention and one MLP, each added to the residual stream."""
-
-    def __init__(self, recipe: ModelRecipe) -> None:
-        super().__init__()
-        self.attention = Attention(recipe)
-        self.mlp = MLP(recipe)
-
-    def forward(self, h_BTD: Tensor, rotary: Rotary) -> Tensor:
-        h_BTD = h_BTD + self.attention(rms_norm(h_BTD), rotary)
-        out: Tensor = h_BTD + self.mlp(rms_norm(h_BTD))
-        return out
+BOUNDARY_ID = 1  # of the contest's tokenizers, and of ours
 
 
 class GPT(nn.Module):
-    """See the module docstring. The same `seed` gives the same weights whatever happened to the global generator."""
+    """See the module docstring. `boundary_id` is the token between documents, for the parts that must not cross it.
 
-    def __init__(self, recipe: ModelRecipe, vocab_size: int, seed: int = 0) -> None:
+    `activation_dtype` is the precision of the residual stream: parameters keep theirs and are cast where they are used
+    (no autocast, whose lists differ between versions of torch: spec pr549.md 7-A2).
+    """
+
+    def __init__(self, recipe: ModelRecipe, vocab_size: int, seed: int = 0, boundary_id: int = BOUNDARY_ID) -> None:
         super().__init__()
         self.recipe = recipe
         self.vocab_size = vocab_size
+        self.activation_dtype: torch.dtype | None = None  # None: the embedding's own
         self.embedding = Matrix(vocab_size, recipe.width)
-        self.blocks = nn.ModuleList(Block(recipe) for _ in range(recipe.layers))
-        self.rotary = Rotary(recipe.head_size(), recipe.rope_base)
-        initialise(self, seed)
+        self.bigram = BigramEmbedding(recipe) if recipe.bigram_buckets else None
+        resets = recipe.smear == "within-document"
+        self.smear = None if recipe.smear == "none" else Smear(recipe.width, boundary_id if resets else None)
+        self.skip_weights = nn.Parameter(torch.empty(recipe.skips(), recipe.width)) if recipe.unet else None
+        self.banks = Banks(recipe)
+        self.value_embedding = ValueEmbedding(recipe, vocab_size) if recipe.value_layers else None
+        self.blocks = nn.ModuleList(Block(recipe, layer) for layer in range(recipe.layers))
+        self.rotary = Rotary(recipe)
+        initialise(self, seed, recipe.init, recipe.embedding_std)
 
-    def hidden(self, tokens_BT: Tensor) -> Tensor:
-        """States [B, T, D] after the last norm; row t has seen `tokens[:, :t + 1]`."""
-        h_BTD = rms_norm(functional.embedding(tokens_BT, self.embedding.weight))
-        for block in self.blocks:
-            h_BTD = block(h_BTD, self.rotary)
+    def hidden(self, tokens_BT: Tensor, quantise_bits: int = 0) -> Tensor:
+        """States [B, T, D] after the last norm; row t has seen `tokens[:, :t + 1]`.
+
+        With `quantise_bits` the blocks' matrices are rounded to so many, with straight-through gradients.
+        """
+        x_BTD = self.embed(tokens_BT)
+        value_BTC = None if self.value_embedding is None else self.value_embedding(tokens_BT, x_BTD.dtype)
+        layers = self.banks.split(x_BTD.dtype, quantise_bits)
+        h_BTD = x_BTD
+        kept: list[Tensor] = []
+        for layer, block in enumerate(self.blocks):
+            if self.skip_weights is not None:
+                h_BTD = self._skip(h_BTD, kept, layer)
+            h_BTD = block(h_BTD, x_BTD, layers[layer], self.rotary, value_BTC)
+            if layer < self.recipe.skips():
+                kept.append(h_BTD)
         return rms_norm(h_BTD)
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """The residual stream before the first block [B, T, D]."""
+        dtype = self.activation_dtype or self.embedding.weight.dtype
+        x_BTD = self.embedding.look_up(tokens_BT, dtype)
+        if self.bigram is not None:
+            x_BTD = x_BTD + self.bigram(tokens_BT, dtype)
+        x_BTD = rms_norm(x_BTD)
+        return x_BTD if self.smear is None else self.smear(x_BTD, tokens_BT)
 
     def logits(self, h_BTD: Tensor) -> Tensor:
         """Logits [..., V] of states [..., D], at least float32, within ±softcap; unnormalised, in nats."""
-        return softcapped_logits(h_BTD, self.embedding.weight, self.recipe.softcap)
+        return softcapped_logits(h_BTD, self.embedding.weight.to(h_BTD.dtype), self.recipe.softcap)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits [B, T, V] for the token that follows each position."""
         return self.logits(self.hidden(tokens_BT))
 
-    def loss(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    def loss(self, inputs_BT: Tensor, targets_BT: Tensor, quantise_bits: int = 0) -> Tensor:
         """Mean cross-entropy in nats a token."""
-        h_ND = self.hidden(inputs_BT).flatten(0, 1)
-        return softcapped_loss(h_ND, self.embedding.weight, targets_BT.reshape(-1), self.recipe.softcap)
+        h_ND = self.hidden(inputs_BT, quantise_bits).flatten(0, 1)
+        head_VD = self.embedding.weight.to(h_ND.dtype)
+        return softcapped_loss(h_ND, head_VD, targets_BT.reshape(-1), self.recipe.softcap)
 
+    def exported_weights(self) -> dict[str, Tensor]:
+        """The parameters under an artifact's names; views, matrices one by one."""
+        return unbank(dict(self.named_parameters()))
 
-@torch.no_grad()
-def initialise(model: GPT, seed: int) -> None:
-    """Draw all weights: the blocks start as the identity (zero output and down matrices), the embedding small."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if name == "embedding.weight":
-            parameter.normal_(0.0, EMBEDDING_STD, generator=generator)
-        elif name.endswith("query_gain"):
-            parameter.fill_(QUERY_GAIN_INIT)
-        elif name.endswith(("output.weight", "down.weight")):
-            parameter.zero_()
-        else:
-            # Half the spread that keeps the variance: Muon moves every singular value at one speed, so start low.
-            bound = 0.5 * math.sqrt(3.0 / parameter.shape[1])
-            parameter.uniform_(-bound, bound, generator=generator)
+    def load_exported(self, weights: Mapping[str, Any]) -> None:
+        """Copy weights (tensors or arrays) by an artifact's names into the parameters."""
+        load_banked(self, weights)
+
+    def _skip(self, h_BTD: Tensor, kept: list[Tensor], layer: int) -> Tensor:
+        # The first block of the second half gets the very stream that it reads, added to itself, as published.
+        if self.skip_weights is None or layer < self.recipe.skips() or not kept:
+            return h_BTD
+        weight_D = self.skip_weights[layer - self.recipe.skips()].to(h_BTD.dtype)
+        return h_BTD + weight_D * kept.pop()

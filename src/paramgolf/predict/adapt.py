@@ -102,6 +102,6 @@ def _model(artifact: Artifact, *, on_cpu: bool = False) -> GPT:
 
     from paramgolf.model.gpt import GPT
 
-    model = GPT(artifact.recipe.model, artifact.tokenizer.vocab_size)
-    model.load_state_dict({name: torch.from_numpy(weight.copy()) for name, weight in artifact.weights.items()})
+    model = GPT(artifact.recipe.model, artifact.tokenizer.vocab_size, boundary_id=artifact.tokenizer.boundary_id)
+    model.load_exported(artifact.weights)
     return model.to("cuda" if torch.cuda.is_available() and not on_cpu else "cpu").eval()
