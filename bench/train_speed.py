@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from paramgolf.model.arithmetic import flops_per_token, parameter_count
+from paramgolf.ranks import Ranks
 from paramgolf.recipe import Recipe
 from paramgolf.recipes import get_recipe
-from paramgolf.train.distributed import Ranks
 from paramgolf.train.loop import one_step
 from paramgolf.train.state import TrainState
 

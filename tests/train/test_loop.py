@@ -14,10 +14,10 @@ import torch
 from paramgolf.clock import Clock
 from paramgolf.errors import RecipeError, RunError
 from paramgolf.model.gpt import GPT
+from paramgolf.ranks import Ranks
 from paramgolf.recipe import BudgetRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
 from paramgolf.run_folder import RunFolder
 from paramgolf.train.checkpoint import CHECKPOINT
-from paramgolf.train.distributed import Ranks
 from paramgolf.train.loop import one_step, sequences_of_rank, train, warm_up
 from paramgolf.train.progress import PlainDisplay, SilentDisplay
 from paramgolf.train.state import TrainState

@@ -23,7 +23,7 @@ from paramgolf.clock import Clock
 from paramgolf.errors import ParamgolfError
 from paramgolf.recipe import BudgetRecipe, ModelRecipe, Recipe, TrainRecipe
 from paramgolf.run_folder import RunFolder
-from paramgolf.train.distributed import open_ranks
+from paramgolf.ranks import open_ranks
 from paramgolf.train.loop import train
 from paramgolf.train.progress import SilentDisplay
 
@@ -141,7 +141,7 @@ def test_two_ranks_equal_one(tmp_path: Path, whole: Path) -> None:
 def test_incomplete_torchrun_environment_is_refused(tmp_path: Path) -> None:
     """RANK without the rest names what is missing."""
     code = (
-        "from paramgolf.train.distributed import open_ranks\n"
+        "from paramgolf.ranks import open_ranks\n"
         "from paramgolf.errors import RunError\n"
         "try:\n    open_ranks().__enter__()\nexcept RunError as error:\n    print(error)"
     )

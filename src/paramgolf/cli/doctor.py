@@ -54,7 +54,7 @@ def _matmul_gflops() -> float:
     """Speed of a float32 matrix product of 1024 x 1024, in 10^9 operations a second, on the device that trains."""
     import torch
 
-    from paramgolf.train.distributed import pick_device
+    from paramgolf.ranks import pick_device
 
     device = pick_device(0)
     a = torch.ones(1024, 1024, device=device)
@@ -72,8 +72,8 @@ def _token_speed() -> float:
     import torch
 
     from paramgolf.model.gpt import GPT
+    from paramgolf.ranks import pick_device
     from paramgolf.recipes import get_recipe
-    from paramgolf.train.distributed import pick_device
 
     recipe, device = get_recipe("quickstart"), pick_device(0)
     model = GPT(recipe.model, recipe.tokenizer.vocab_size).to(device)

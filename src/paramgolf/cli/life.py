@@ -22,11 +22,11 @@ from paramgolf.recipe import Recipe
 if TYPE_CHECKING:
     from paramgolf.artifact.pack import PackReport
     from paramgolf.clock import Clock
+    from paramgolf.ranks import Ranks
     from paramgolf.run_folder import RunFolder
     from paramgolf.text.shard_folder import ShardFolder
     from paramgolf.text.text import HeldOutText
     from paramgolf.text.tokenizer import Tokenizer
-    from paramgolf.train.distributed import Ranks
 
 LOG = "log.txt"
 ARTIFACT = "model.pyz"

@@ -141,7 +141,7 @@ def _train_and_pack(recipe: Recipe, data: ShardFolder, folder: RunFolder, clock:
         write_recipe,
     )
     from paramgolf.predict.compilation import compile_kernels
-    from paramgolf.train.distributed import open_ranks
+    from paramgolf.ranks import open_ranks
 
     source = data_of_folder(data, data.path)
     with open_ranks() as ranks:

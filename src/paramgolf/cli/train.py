@@ -19,7 +19,7 @@ from paramgolf.recipe import Recipe
 
 if TYPE_CHECKING:
     from paramgolf.cli.life import TrainingData
-    from paramgolf.train.distributed import Ranks
+    from paramgolf.ranks import Ranks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     """Begin or resume, then train, squeeze, pack."""
-    from paramgolf.train.distributed import open_ranks
+    from paramgolf.ranks import open_ranks
 
     if (options.recipe is None) == (options.resume is None):
         raise UsageError("give either a RECIPE or --resume RUN")

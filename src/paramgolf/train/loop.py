@@ -19,10 +19,10 @@ from paramgolf.clock import Clock
 from paramgolf.errors import RecipeError, RunError
 from paramgolf.optim.groups import set_lr_scale
 from paramgolf.optim.schedule import warmdown_scale
+from paramgolf.ranks import Ranks
 from paramgolf.recipe import Recipe
 from paramgolf.run_folder import RunFolder
 from paramgolf.train.checkpoint import CHECKPOINT, CheckpointRecord, load_checkpoint, save_checkpoint
-from paramgolf.train.distributed import Ranks
 from paramgolf.train.metrics import MetricsLog, forget_after
 from paramgolf.train.progress import Display
 from paramgolf.train.state import TrainState
