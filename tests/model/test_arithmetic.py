@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from paramgolf.model.arithmetic import flops_per_token, parameter_count, squeezed_bytes, tensor_shapes
+from paramgolf.model.arithmetic import (
+    flops_per_token,
+    parameter_count,
+    parameter_shapes,
+    squeezed_bytes,
+    tensor_shapes,
+)
 from paramgolf.model.gpt import GPT
 from paramgolf.recipe import ModelRecipe
 
@@ -15,6 +21,20 @@ RECIPES = [
     ModelRecipe(),
     ModelRecipe(layers=1, width=8, heads=1, kv_heads=1, mlp_ratio=1.3),
     ModelRecipe(layers=5, width=48, heads=6, kv_heads=3, mlp_ratio=2.0),
+    ModelRecipe(
+        layers=5,
+        width=48,
+        heads=6,
+        kv_heads=3,
+        value_layers=(1, 4),
+        value_width=7,
+        bigram_buckets=11,
+        bigram_width=5,
+        smear="within-document",
+        unet=True,
+        residual_mix=True,
+        block_scales=True,
+    ),
 ]
 
 
@@ -24,15 +44,17 @@ def test_shapes_and_count_equal_the_module(recipe: ModelRecipe, vocab_size: int)
     """Names, order, shapes and the count equal those of the torch module."""
     model = GPT(recipe, vocab_size)
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    assert list(tensor_shapes(recipe, vocab_size).items()) == list(expected.items())
+    assert list(parameter_shapes(recipe, vocab_size).items()) == list(expected.items())
+    exported = {name: tuple(value.shape) for name, value in model.exported_weights().items()}
+    assert list(tensor_shapes(recipe, vocab_size).items()) == list(exported.items())
     assert parameter_count(recipe, vocab_size) == sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_matrix_flops_equal_the_counted_ones() -> None:
+@pytest.mark.parametrize("recipe", RECIPES[2:])
+def test_matrix_flops_equal_the_counted_ones(recipe: ModelRecipe) -> None:
     """At sequence 1 attention is negligible and the count equals what torch counts for the matrix products."""
-    recipe = RECIPES[2]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        GPT(recipe, 64)(torch.zeros(4, 1, dtype=torch.int64))
+        GPT(recipe, 64).requires_grad_(False)(torch.zeros(4, 1, dtype=torch.int64))
     counts = counter.get_flop_counts()["Global"]
     products = sum(count for operation, count in counts.items() if str(operation) in ("aten.mm", "aten.addmm"))
     attention = recipe.layers * 2 * recipe.width * 2

@@ -60,6 +60,24 @@ def every_setting(record: dict[str, object], where: tuple[str, ...] = ()) -> lis
     return paths
 
 
+OTHER_VALUES = {
+    "kind": "bytes",
+    "dtype": "bfloat16",
+    "table_dtype": "bfloat16",
+    "order": "stream",
+    "smear": "everywhere",
+    "init": "orthogonal",
+    "average": "swa",
+    "matrix_bits": 5,
+    "embedding_bits": 7,
+    "small_bits": 16,
+    "ngram_order": 7,
+    "stride": 128,
+    "ttt_optimizer": "sgd",
+    "ttt_schedule": "cosine",
+}
+
+
 def test_fingerprints_differ_with_any_setting() -> None:
     """Recipes have distinct fingerprints, and changing any one setting changes the fingerprint."""
     assert len({get_recipe(name).fingerprint() for name in RECIPE_NAMES}) == len(RECIPE_NAMES)
@@ -72,10 +90,18 @@ def test_fingerprints_differ_with_any_setting() -> None:
         for key in path[:-1]:
             inner = inner[key]
         value = inner[path[-1]]
-        changes = {bool: lambda v: not v, int: lambda v: 2 * v, float: lambda v: v / 2, str: lambda v: v + "x"}
-        changed = changes[type(value)](value)
-        choices = {"kind": "bytes", "dtype": "bfloat16", "matrix_bits": 5, "embedding_bits": 7, "ngram_order": 7}
-        inner[path[-1]] = choices.get(path[-1], 128 if path[-1] == "stride" else changed)
+        changes = {
+            bool: lambda v: not v,
+            int: lambda v: 2 * v or 4,
+            float: lambda v: v / 2 or 0.25,
+            str: lambda v: v + "x",
+            tuple: lambda v: (*v, 1),
+        }
+        clips = {"optim": "before", "squeeze": "percentile"}
+        other = clips[path[0]] if path[-1] == "clip" else OTHER_VALUES.get(path[-1])
+        inner[path[-1]] = changes[type(value)](value) if other is None else other
+        if path[-1] == "warmdown_steps":  # contradicts the share of the clock
+            inner["warmdown"] = 0.0
         seen.add(Recipe.from_json(json.dumps(record)).fingerprint())
     assert len(seen) == len(paths) + 1
 
