@@ -40,17 +40,17 @@ def _list(output: Output) -> None:
 
 
 def _show(name: str, output: Output) -> None:
-    from paramgolf.model.arithmetic import parameter_count, squeezed_bytes, tensor_shapes
+    from paramgolf.model.arithmetic import parameter_count, parameter_shapes, squeezed_bytes
     from paramgolf.recipes import get_recipe
 
     recipe = get_recipe(name)
     vocab_size = recipe.tokenizer.vocab_size
-    shapes = tensor_shapes(recipe.model, vocab_size)
+    shapes = parameter_shapes(recipe.model, vocab_size)
     count = parameter_count(recipe.model, vocab_size)
     squeeze = recipe.squeeze
     estimate = squeezed_bytes(recipe.model, vocab_size, squeeze.matrix_bits, squeeze.embedding_bits)
     output.table([(tensor, " x ".join(map(str, shape)), f"{math.prod(shape):,}") for tensor, shape in shapes.items()])
-    output.say(f"{count:,} parameters, weights of about {estimate:,} bytes")
+    output.say(f"{count:,} parameters in {len(shapes)} tensors, weights of about {estimate:,} bytes")
     output.say(recipe.to_json())
     output.next("paramgolf", "train", name, "--data", "SHARDS")
     output.result(

@@ -7,11 +7,18 @@ import difflib
 from paramgolf.errors import RecipeError
 from paramgolf.recipe import Recipe
 from paramgolf.recipes.baseline import baseline
+from paramgolf.recipes.pr549 import pr549, pr549_1gpu, pr549_tiny
 from paramgolf.recipes.quickstart import quickstart
 
 __all__ = ["RECIPE_NAMES", "get_recipe"]
 
-_BUILDERS = {"baseline": baseline, "quickstart": quickstart}
+_BUILDERS = {
+    "baseline": baseline,
+    "pr549": pr549,
+    "pr549_1gpu": pr549_1gpu,
+    "pr549_tiny": pr549_tiny,
+    "quickstart": quickstart,
+}
 RECIPE_NAMES = tuple(sorted(_BUILDERS))
 
 
