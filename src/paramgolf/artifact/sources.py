@@ -1,10 +1,10 @@
-"""Which sources of this package an artifact carries: the runtime and whatever it imports, found by reading them."""
+"""Which sources of this package one of its modules needs: the module and whatever it imports, found by reading them."""
 
 from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 
 PACKAGE = "paramgolf"
@@ -21,13 +21,18 @@ if __name__ == "__main__":
 
 
 def runtime_sources() -> dict[str, bytes]:
-    """Member name to source, sorted: `__main__.py`, the runtime and the closure of its imports within the package.
+    """Member name to source, sorted: what an artifact carries, `__main__.py` and the closure of the runtime."""
+    return dict(sorted({**import_closure([ROOT_MODULE]), "__main__.py": MAIN}.items()))
 
-    Works for an installed package and from within an artifact. Imports inside functions count; those under
+
+def import_closure(roots: Iterable[str]) -> dict[str, bytes]:
+    """Member name to source, sorted: the modules `roots` and all that they import within the package.
+
+    Works for an installed package and from within a zip of its sources. Imports inside functions count; those under
     `if TYPE_CHECKING` count too, since they cost little and keep the sources complete.
     """
     found: dict[str, bytes] = {}
-    waiting = [ROOT_MODULE]
+    waiting = list(roots)
     while waiting:
         module = waiting.pop()
         member = _member(module)
@@ -38,8 +43,12 @@ def runtime_sources() -> dict[str, bytes]:
         waiting += _imports(source)
         if "." in module:
             waiting.append(module.rpartition(".")[0])
-    found["__main__.py"] = MAIN
     return dict(sorted(found.items()))
+
+
+def imported_names(source: bytes) -> set[str]:
+    """The first names of all absolute imports in a source: `torch` of `import torch.distributed`."""
+    return {name.split(".")[0] for name in _all_imports(source)}
 
 
 def _member(module: str) -> tuple[str, bytes] | None:
