@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -18,27 +19,9 @@ from paramgolf.model.fake_quantise import fake_quantise
 from paramgolf.model.gpt import GPT
 from paramgolf.model.rotary import Rotary
 from paramgolf.recipe import ModelRecipe
+from paramgolf.recipes import get_recipe
 
-RECORD = ModelRecipe(
-    layers=11,
-    width=512,
-    heads=8,
-    kv_heads=4,
-    mlp_ratio=3.0,
-    mlp_slope=0.5,
-    rope_channels=16,
-    rope_length=1024,
-    xsa_layers=(7, 8, 9, 10),
-    value_layers=(9, 10),
-    bigram_buckets=1536,
-    smear="everywhere",
-    unet=True,
-    residual_mix=True,
-    block_scales=True,
-    depth_scale=True,
-    init="orthogonal",
-    embedding_std=0.005,
-)
+RECORD = dataclasses.replace(get_recipe("pr549").model, smear="everywhere")
 TINY = ModelRecipe(
     layers=3,
     width=8,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paramgolf.errors import RecipeError
-from paramgolf.model.arithmetic import parameter_count
+from paramgolf.model.arithmetic import parameter_count, parameter_shapes
 from paramgolf.model.gpt import GPT
 from paramgolf.recipe import (
     BudgetRecipe,
@@ -156,3 +156,26 @@ def test_names_need_no_torch() -> None:
         "import sys; from paramgolf.recipes import get_recipe; get_recipe('baseline'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_pr549_has_the_contest_settings() -> None:
+    """The recipe is spec pr549.md 3.1, and its one-GPU form has the same model and as many steps in as much time."""
+    recipe, single = get_recipe("pr549"), get_recipe("pr549_1gpu")
+    assert parameter_count(recipe.model, 1024) == 26_928_220
+    assert len(parameter_shapes(recipe.model, 1024)) == 59
+    optim, train, score = recipe.optim, recipe.train, recipe.score
+    assert (optim.matrix_lr, optim.embedding_lr, optim.scalar_lr) == (0.025, 0.035, 0.025)
+    assert (optim.muon_momentum_start, optim.muon_momentum, optim.momentum_warmup_steps) == (0.92, 0.99, 1500)
+    assert (optim.muon_weight_decay, optim.adam_weight_decay, optim.clip_norm) == (0.04, 0.04, 0.3)
+    assert (optim.warmdown_steps, optim.ema_decay, train.warmup_steps) == (3500, 0.997, 20)
+    assert (train.batch_tokens, train.sequence, train.order) == (786_432, 2048, "stream")
+    assert (score.window, score.stride, score.ttt_chunk, score.ttt_epochs, score.ttt_lr) == (2048, 64, 32_768, 3, 0.002)
+    assert single.model == recipe.model
+    assert single.train.batch_tokens * 8 == train.batch_tokens
+    assert single.optim.warmdown == pytest.approx(3500 / 7185, abs=1e-3)
+
+
+def test_pr549_tiny_has_every_part_of_the_record() -> None:
+    """Whatever the record's model switches on, the tiny one does too, so that its run goes through the same code."""
+    record, tiny = (dataclasses.asdict(get_recipe(name).model) for name in ("pr549", "pr549_tiny"))
+    assert {name for name, value in record.items() if value} == {name for name, value in tiny.items() if value}
