@@ -19,7 +19,7 @@ from paramgolf.errors import ArtifactError, BudgetError, OutputError, RecipeErro
 from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, TokenizerRecipe
 from paramgolf.squeeze.fit import Setting, fit_to_budget
-from paramgolf.squeeze.quantize import Quantized
+from paramgolf.squeeze.quantized import Quantized
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 
 RECIPE = Recipe(

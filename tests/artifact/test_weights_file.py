@@ -11,21 +11,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paramgolf.artifact.reader import section
-from paramgolf.artifact.weights_file import MAGIC, read_weights, write_weights
+from paramgolf.artifact.reader import ByteReader, section
+from paramgolf.artifact.weights_file import MAGIC, VERSION, read_weights, write_weights
 from paramgolf.errors import ArtifactError
-from paramgolf.squeeze.quantize import Quantized, Scheme, dequantize, quantize
+from paramgolf.squeeze.codebook import Codebook
+from paramgolf.squeeze.quantize import Scheme, quantize
+from paramgolf.squeeze.quantized import Quantized, dequantize
 
-SHAPES = {"embedding.weight": (12, 6), "gain": (4,), "blocks.0.up.weight": (9, 6)}
+SHAPES = {
+    "embedding.weight": (12, 6),
+    "gain": (4,),
+    "blocks.0.up.weight": (9, 6),
+    "blocks.1.up.weight": (9, 6),
+    "scale": (),
+    "mix": (2, 3),
+}
 
 
-def tensors(shapes=SHAPES, seed=0):
-    rng = np.random.default_rng(seed)
-    found = {}
-    for name, shape in shapes.items():
-        values = rng.normal(0, 1, shape).astype(np.float32)
-        found[name] = values if len(shape) == 1 else quantize(values, Scheme(8 if "embedding" in name else 6))
-    return found
+def tensors():
+    """One of each kind: int8 and int6 of coarse steps, int6 of float16 steps, float32, float16 and a scalar."""
+    rng = np.random.default_rng(0)
+    values = {name: np.asarray(rng.normal(0, 1, shape), np.float32) for name, shape in SHAPES.items()}
+    return {
+        "embedding.weight": quantize(values["embedding.weight"], Scheme(8)),
+        "gain": values["gain"],
+        "blocks.0.up.weight": quantize(values["blocks.0.up.weight"], Scheme(6)),
+        "blocks.1.up.weight": quantize(values["blocks.1.up.weight"], Scheme(6, clip="percentile-floor")),
+        "scale": values["scale"].astype(np.float16),
+        "mix": values["mix"].astype(np.float16),
+    }
 
 
 def test_weights_come_back_bit_for_bit():
@@ -34,8 +48,9 @@ def test_weights_come_back_bit_for_bit():
     back = read_weights(stored.data, SHAPES)
     assert list(back) == list(SHAPES)
     for name, tensor in tensors().items():
-        expected = dequantize(tensor) if isinstance(tensor, Quantized) else tensor
+        expected = dequantize(tensor) if isinstance(tensor, Quantized) else tensor.astype(np.float32)
         assert back[name].dtype == np.float32
+        assert back[name].shape == SHAPES[name]
         assert back[name].tobytes() == expected.tobytes()
     assert 0 < sum(stored.bytes_by_tensor.values()) < len(stored.data)
     assert write_weights(tensors()).data == stored.data
@@ -90,7 +105,7 @@ def test_damage_under_fitting_checksums_gives_an_error_or_weights_of_the_right_s
 
 
 def hostile(header):
-    body = MAGIC + (1).to_bytes(4, "little") + section(zlib.compress(header))
+    body = MAGIC + VERSION.to_bytes(4, "little") + section(zlib.compress(header))
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
@@ -98,16 +113,19 @@ def hostile(header):
     ("header", "says"),
     [
         (b"[" * 100_000, "JSON"),
-        (b'{"tensors": ' + b"[" * 5000 + b"]" * 5000 + b', "books": []}', "JSON|tensors"),
+        (b'{"tensors": ' + b"[" * 5000 + b"]" * 5000 + b', "books": [], "fine_steps": false}', "JSON|tensors"),
         (b" " * (1 << 21), "inflates to more"),
-        (b'{"tensors": [], "books": []}', "0 tensors"),
-        (b'{"tensors": {}, "books": []}', "should list"),
-        (b'{"tensors": NaN, "books": []}', "NaN"),
-        (b'{"tensors": [], "tensors": [], "books": []}', "twice"),
-        (b'{"tensors": [["a", [99999999, 99999999], 6]], "books": [6]}', "recipe's model has a"),
-        (b'{"tensors": [["a", [2, 2], 7.0]], "books": [7]}', "bits are"),
-        (b'{"tensors": [["a", [2, 2], true]], "books": [1]}', "bits are"),
-        (b'{"tensors": [["a", [2, 2], 6]], "books": []}', "codebooks"),
+        (b'{"tensors": [], "books": [], "fine_steps": false}', "0 tensors"),
+        (b'{"tensors": {}, "books": [], "fine_steps": false}', "should list"),
+        (b'{"tensors": NaN, "books": [], "fine_steps": false}', "NaN"),
+        (b'{"tensors": [], "tensors": [], "books": [], "fine_steps": false}', "twice"),
+        (b'{"tensors": [["a", [99999999, 99999999], 6]], "books": [6], "fine_steps": false}', "recipe's model has a"),
+        (b'{"tensors": [["a", [2, 2], 7.0]], "books": [7], "fine_steps": false}', "bits are"),
+        (b'{"tensors": [["a", [2, 2], true]], "books": [1], "fine_steps": false}', "bits are"),
+        (b'{"tensors": [["a", [2, 2], 6]], "books": [], "fine_steps": false}', "codebooks"),
+        (b'{"tensors": [], "books": []}', "whether steps are fine"),
+        (b'{"tensors": [], "books": [], "fine_steps": 1}', "whether steps are fine"),
+        (b'{"tensors": [["a", [2, 2], 17]], "books": [], "fine_steps": false}', "bits are"),
         (b"\xff\xfe", "JSON"),
     ],
 )
@@ -154,5 +172,46 @@ def test_the_header_names_every_tensor():
     stored = write_weights(tensors()).data
     length = int.from_bytes(stored[12:16], "little")
     record = json.loads(zlib.decompress(stored[20 : 20 + length]))
-    assert record["tensors"] == [["embedding.weight", [12, 6], 8], ["gain", [4], 32], ["blocks.0.up.weight", [9, 6], 6]]
+    assert record["tensors"] == [
+        ["embedding.weight", [12, 6], 8],
+        ["gain", [4], 32],
+        ["blocks.0.up.weight", [9, 6], 6],
+        ["blocks.1.up.weight", [9, 6], 6],
+        ["scale", [], 16],
+        ["mix", [2, 3], 16],
+    ]
     assert record["books"] == [6, 8]
+    assert record["fine_steps"] is True
+
+
+def test_raw_tensors_shrink():
+    """Float16 numbers of one bell lose a third of their sign-and-exponent bytes, constants nearly all."""
+    rng = np.random.default_rng(0)
+    raw = {"a": rng.normal(0, 0.05, 65_536).astype(np.float16), "b": np.ones(65_536, np.float32)}
+    stored = write_weights(raw)
+    assert stored.bytes_by_tensor["a"] < 0.87 * 2 * 65_536
+    assert stored.bytes_by_tensor["b"] < 1000
+    assert read_weights(stored.data, {"a": (65_536,), "b": (65_536,)})["a"].tolist() == raw["a"].tolist()
+
+
+def test_raw_tensors_that_inflate_to_another_size_are_refused():
+    """A raw tensor of more or fewer bytes than its shape has raises, before more than that is made."""
+    for other in (3, 5, 1 << 24):
+        stored = write_weights({"a": np.zeros(other, np.float32)}).data
+        header = zlib.compress(b'{"tensors": [["a", [4], 32]], "books": [], "fine_steps": false}')
+        length = int.from_bytes(stored[12:16], "little")
+        body = stored[:12] + section(header) + stored[20 + length : -4]
+        with pytest.raises(ArtifactError, match=r"inflates to more|16 expected"):
+            read_weights(body + zlib.crc32(body).to_bytes(4, "little"), {"a": (4,)})
+
+
+def test_places_beyond_the_fine_grid_are_refused():
+    """A codebook of fine steps with a place outside 0..63 raises: a step's place never runs into its number."""
+    stored = write_weights({"a": quantize(np.ones((2, 2), np.float32), Scheme(6, clip="percentile-floor"))}).data
+    reader, sections = ByteReader(stored[12:-4], "file"), []
+    while reader.offset < len(stored) - 16:
+        sections.append(reader.section("part"))
+    sections[2] = Codebook(np.array([64], np.int32), np.zeros((1, 1), np.uint8)).to_bytes()
+    body = stored[:12] + b"".join(section(part) for part in sections)
+    with pytest.raises(ArtifactError, match=r"outside 0\.\.63"):
+        read_weights(body + zlib.crc32(body).to_bytes(4, "little"), {"a": (2, 2)})

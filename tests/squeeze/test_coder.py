@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from paramgolf.errors import ArtifactError
 from paramgolf.squeeze.codebook import Codebook, expand, fit_codebook, log_codes
 from paramgolf.squeeze.coder import decode_tensor, encode_tensor, fit_codebooks
-from paramgolf.squeeze.quantize import Quantized, Scheme, quantize, snap_up
+from paramgolf.squeeze.quantize import Scheme, quantize
+from paramgolf.squeeze.quantized import Quantized, snap_up
 
 
 def bell_model(layers=4, width=128, vocab=512, seed=0):
@@ -44,7 +45,10 @@ def quantised_tensors(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     spread = draw(st.sampled_from([0.0, 0.4, 3.0, 1000.0]))
     values = np.clip(np.rint(rng.normal(0, spread, (rows, columns))), -largest, largest).astype(np.int8)
-    scales = snap_up(np.exp(rng.normal(0, draw(st.sampled_from([0.0, 0.5, 20.0])), rows)))
+    spread_of_steps = draw(st.sampled_from([0.0, 0.5, 20.0]))
+    scales = snap_up(np.exp(rng.normal(0, spread_of_steps, rows)))
+    if spread_of_steps < 20 and draw(st.booleans()):
+        scales = np.exp(rng.normal(-6, spread_of_steps, rows)).astype(np.float16).astype(np.float32)
     silent = rng.random(rows) < draw(st.sampled_from([0.0, 0.3, 1.0]))
     values[silent] = 0
     scales[silent] = 0
@@ -66,12 +70,36 @@ def test_within_half_a_percent_of_order_0_entropy_and_smaller_than_general_packe
     """Steps, classes and tables included, the code is within 0.5 % of the order-0 entropy, and beats brotli and xz."""
     tensors = bell_model()
     books = fit_codebooks(tensors)
-    tables = sum(len(book.to_bytes()) for book in (books.steps, *books.values.values()))
-    ours = tables + sum(len(encode_tensor(tensor, books)) for tensor in tensors)
+    ours = books.byte_count() + sum(len(encode_tensor(tensor, books)) for tensor in tensors)
     assert ours <= 1.005 * order0_bytes(tensors)
     integers = b"".join(tensor.values.tobytes() for tensor in tensors)
     assert ours < len(brotli.compress(integers, quality=9))
     assert ours < len(lzma.compress(integers, preset=6))
+
+
+def test_one_step_for_all_rows_costs_next_to_nothing():
+    """The published floor gives all rows the step fp16(1/31): telling it takes under a hundredth of a byte a row."""
+    rng = np.random.default_rng(5)
+    values = np.rint(rng.normal(0, 4, (4096, 16))).clip(-31, 31).astype(np.int8)
+
+    def size(scales):
+        tensor = Quantized(values, scales, 6, values.shape)
+        books = fit_codebooks([tensor])
+        return books.byte_count() + len(encode_tensor(tensor, books))
+
+    floor = np.full(4096, np.float16(1 / 31), np.float32)
+    assert size(floor) - size(np.ones(4096, np.float32)) < 40
+
+
+def test_float16_steps_cost_no_more_than_float16():
+    """Steps all over the float16 numbers of four octaves take less than the two bytes of each."""
+    rng = np.random.default_rng(6)
+    values = np.rint(rng.normal(0, 4, (4096, 16))).clip(-31, 31).astype(np.int8)
+    scales = (2.0 ** rng.uniform(-8, -4, 4096)).astype(np.float16).astype(np.float32)
+    fine = Quantized(values, scales, 6, values.shape)
+    flat = Quantized(values, np.ones(4096, np.float32), 6, values.shape)
+    sizes = [len(encode_tensor(t, books)) + books.byte_count() for t in (fine, flat) for books in [fit_codebooks([t])]]
+    assert 12 * 4096 / 8 < sizes[0] - sizes[1] < 12.5 * 4096 / 8 + 150
 
 
 def test_rows_of_two_spreads_cost_less_than_their_common_histogram():

@@ -14,12 +14,14 @@ from paramgolf.artifact.manifest import NAME as MANIFEST
 from paramgolf.artifact.manifest import write_manifest
 from paramgolf.artifact.primer import write_primer
 from paramgolf.artifact.sources import runtime_sources
-from paramgolf.artifact.weights_file import WeightsFile, write_weights
+from paramgolf.artifact.weights_file import Raw, WeightsFile, as_float32, write_weights
 from paramgolf.errors import RecipeError
 from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipe import Recipe
 from paramgolf.squeeze.fit import Setting
-from paramgolf.squeeze.quantize import RAW_BITS, Quantized, as_rows, clip_search, dequantize, quantize_at
+from paramgolf.squeeze.quantize import Steps, find_steps, quantize_at, to_raw
+from paramgolf.squeeze.quantized import Quantized
+from paramgolf.squeeze.rows import as_rows
 from paramgolf.squeeze.schemes import assign_schemes, default_schemes
 from paramgolf.text.tokenizer import TokenIds, Tokenizer
 
@@ -39,8 +41,8 @@ class Packer:
             "recipe.json": recipe.to_json().encode(),
             "tokenizer.model": tokenizer.to_bytes(),
         }
-        self._steps: dict[int, dict[str, npt.NDArray[np.float64]]] = {}
-        self._squeezed: tuple[tuple[float, int], WeightsFile, dict[str, Quantized | Float32]] | None = None
+        self._steps: dict[int, dict[str, Steps]] = {}
+        self._squeezed: tuple[tuple[float, int], WeightsFile, dict[str, Quantized | Raw]] | None = None
         self._carried: tuple[int, bytes] | None = None
 
     def size(self, setting: Setting) -> int:
@@ -57,7 +59,7 @@ class Packer:
 
     def artifact(self, setting: Setting) -> Artifact:
         """What a reader should find, made without reading: the weights as they were quantised."""
-        weights = {n: dequantize(t) if isinstance(t, Quantized) else t for n, t in self._tensors(setting).items()}
+        weights = {name: as_float32(tensor) for name, tensor in self.tensors(setting).items()}
         return Artifact(self.recipe, self.tokenizer, weights, tuple(self.primer[: setting.documents]))
 
     def error(self, setting: Setting) -> tuple[float, float]:
@@ -73,29 +75,30 @@ class Packer:
         """`weights.bin` and its bytes by tensor."""
         return self._squeeze(setting)[0]
 
-    def _tensors(self, setting: Setting) -> dict[str, Quantized | Float32]:
+    def tensors(self, setting: Setting) -> dict[str, Quantized | Raw]:
+        """The weights as stored: integers and their steps, or floating point."""
         return self._squeeze(setting)[1]
 
-    def _squeeze(self, setting: Setting) -> tuple[WeightsFile, dict[str, Quantized | Float32]]:
+    def _squeeze(self, setting: Setting) -> tuple[WeightsFile, dict[str, Quantized | Raw]]:
         key = (setting.coarseness, setting.fewer_bits)
         if self._squeezed is None or self._squeezed[0] != key:
             tensors = self._quantise(setting)
             self._squeezed = (key, write_weights(tensors), tensors)
         return self._squeezed[1:]
 
-    def _quantise(self, setting: Setting) -> dict[str, Quantized | Float32]:
+    def _quantise(self, setting: Setting) -> dict[str, Quantized | Raw]:
         schemes = assign_schemes(
             self.weights, default_schemes(self.recipe.squeeze, setting.coarseness, setting.fewer_bits)
         )
         if setting.fewer_bits not in self._steps:
             self._steps[setting.fewer_bits] = {
-                name: clip_search(self.weights[name], scheme.bits)
-                for name, scheme in schemes.items()
-                if scheme.bits != RAW_BITS
+                name: find_steps(self.weights[name], scheme) for name, scheme in schemes.items() if not scheme.raw()
             }
         steps = self._steps[setting.fewer_bits]
         return {
-            name: quantize_at(self.weights[name], steps[name], scheme) if name in steps else self.weights[name]
+            name: to_raw(self.weights[name], scheme.bits)
+            if scheme.raw()
+            else quantize_at(self.weights[name], steps[name], scheme)
             for name, scheme in schemes.items()
         }
 

@@ -1,9 +1,10 @@
 """`weights.bin`: the checked binary format of the weights. No pickle, no code, nothing that is trusted.
 
     magic "PGOLFWTS", version u32
-    section  header: deflated JSON {"tensors": [[name, shape, bits], ...], "books": [bits, ...]}
-    section  codebook of the steps, then one section for each width in "books"
-    section  one for each tensor: its code (squeeze.coder), or float32 little-endian when bits = 32
+    section  header: deflated JSON {"tensors": [[name, shape, bits], ...], "books": [bits, ...], "fine_steps": bool}
+    section  codebook of the steps, one of the places of fine steps if there are any, one for each width in "books"
+    section  one for each tensor: its code (squeeze.coder); when bits are 16 or 32 its little-endian floats, deflated:
+             the first byte of each, then the second of each, ... (exponents shrink, mantissas hardly)
     CRC-32 of all bytes before it
 
 A section is: length u32, CRC-32 u32, bytes. Integers are little-endian.
@@ -26,16 +27,18 @@ from paramgolf.artifact.reader import ByteReader, inflate, parse_json_object, se
 from paramgolf.errors import ArtifactError
 from paramgolf.squeeze.codebook import Codebook
 from paramgolf.squeeze.coder import Codebooks, decode_tensor, encode_tensor, fit_codebooks
-from paramgolf.squeeze.quantize import RAW_BITS, Quantized, dequantize
+from paramgolf.squeeze.quantized import LOW_VALUES, Quantized, dequantize
 
 Float32 = npt.NDArray[np.float32]
+Raw = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 Shapes = Mapping[str, tuple[int, ...]]
 
 MAGIC = b"PGOLFWTS"
-VERSION = 1
+VERSION = 2
 MAX_PARAMETERS = 1 << 28  # a gigabyte of float32
 MAX_TENSORS = 16_384
 MAX_HEADER = 1 << 20
+RAW_TYPES = {16: "<f2", 32: "<f4"}  # by bits
 _FRONT = struct.Struct("<8sI")
 
 
@@ -47,16 +50,16 @@ class WeightsFile:
     bytes_by_tensor: Mapping[str, int]
 
 
-def write_weights(tensors: Mapping[str, Quantized | Float32]) -> WeightsFile:
-    """The file for tensors that are quantised, or raw float32; the same tensors always give the same bytes."""
+def write_weights(tensors: Mapping[str, Quantized | Raw]) -> WeightsFile:
+    """The file for tensors that are quantised, or raw floats; the same tensors always give the same bytes."""
     quantised = [tensor for tensor in tensors.values() if isinstance(tensor, Quantized)]
     books = fit_codebooks(quantised) if quantised else None
     widths = sorted(books.values) if books else []
     entries = [[name, list(tensor.shape), _bits(tensor)] for name, tensor in tensors.items()]
-    header = {"tensors": entries, "books": widths}
+    shared = [books.steps, *([books.places] if books.places else []), *books.values.values()] if books else []
+    header = {"tensors": entries, "books": widths, "fine_steps": bool(books and books.places)}
     parts = [_FRONT.pack(MAGIC, VERSION), section(zlib.compress(_json(header), 9))]
-    if books:
-        parts += [section(book.to_bytes()) for book in (books.steps, *(books.values[b] for b in widths))]
+    parts += [section(book.to_bytes()) for book in shared]
     codes = {name: section(_encode(tensor, books)) for name, tensor in tensors.items()}
     body = b"".join([*parts, *codes.values()])
     return WeightsFile(body + _crc(body), {name: len(code) for name, code in codes.items()})
@@ -69,10 +72,15 @@ def read_weights(data: bytes, shapes: Shapes) -> dict[str, Float32]:
     are missing, unknown or of another shape, and on numbers that are not finite.
     """
     tensors = read_tensors(data, shapes)
-    return {name: dequantize(t) if isinstance(t, Quantized) else t for name, t in tensors.items()}
+    return {name: as_float32(tensor) for name, tensor in tensors.items()}
 
 
-def read_tensors(data: bytes, shapes: Shapes) -> dict[str, Quantized | Float32]:
+def as_float32(tensor: Quantized | Raw) -> Float32:
+    """What a reader computes with: dequantised, or widened."""
+    return dequantize(tensor) if isinstance(tensor, Quantized) else tensor.astype(np.float32)
+
+
+def read_tensors(data: bytes, shapes: Shapes) -> dict[str, Quantized | Raw]:
     """What was written, integers and steps as they are; raises as `read_weights`."""
     if sum(map(math.prod, shapes.values())) > MAX_PARAMETERS:
         raise ArtifactError(f"weights: the model has more than {MAX_PARAMETERS} parameters, this version's limit")
@@ -87,7 +95,7 @@ def read_tensors(data: bytes, shapes: Shapes) -> dict[str, Quantized | Float32]:
         inflate(reader.section("the header"), MAX_HEADER, "weights: the header"), "weights: the header"
     )
     bits = _check_header(header, shapes)
-    books = _read_books(reader, header["books"])
+    books = _read_books(reader, header["books"], header["fine_steps"])
     tensors = {name: _decode(reader.section(name), name, shapes[name], bits[name], books) for name in shapes}
     reader.end()
     return tensors
@@ -95,8 +103,9 @@ def read_tensors(data: bytes, shapes: Shapes) -> dict[str, Quantized | Float32]:
 
 def _check_header(header: dict[str, Any], shapes: Shapes) -> dict[str, int]:
     """Bits of each tensor, once names, order and shapes are those of the model."""
-    if sorted(header) != ["books", "tensors"] or not all(isinstance(part, list) for part in header.values()):
-        raise ArtifactError("weights: the header should list tensors and books")
+    kinds = {name: type(part) for name, part in header.items()}
+    if kinds != {"tensors": list, "books": list, "fine_steps": bool}:
+        raise ArtifactError("weights: the header should list tensors and books, and say whether steps are fine")
     entries, books = header["tensors"], header["books"]
     if len(entries) != len(shapes) or len(entries) > MAX_TENSORS:
         raise ArtifactError(f"weights: {len(entries)} tensors, the recipe's model has {len(shapes)}")
@@ -105,49 +114,53 @@ def _check_header(header: dict[str, Any], shapes: Shapes) -> dict[str, int]:
         if not (isinstance(entry, list) and len(entry) == 3 and entry[:2] == [name, list(shape)]):
             raise ArtifactError(f"weights: found {str(entry)[:80]} where the recipe's model has {name} {list(shape)}")
         bits[name] = entry[2]
-    if not all(type(b) is int and (2 <= b <= 8 or b == RAW_BITS) for b in bits.values()):
-        raise ArtifactError(
-            f"weights: bits are 2..8 or {RAW_BITS}, found {sorted(map(str, set(map(str, bits.values()))))}"
-        )
-    if books != sorted({b for b in bits.values() if b != RAW_BITS}):
+    if not all(type(b) is int and (2 <= b <= 8 or b in RAW_TYPES) for b in bits.values()):
+        raise ArtifactError(f"weights: bits are 2..8, 16 or 32, found {sorted(set(map(str, bits.values())))}")
+    if books != sorted({b for b in bits.values() if b not in RAW_TYPES}):
         raise ArtifactError("weights: the codebooks are not those of the tensors")
     return bits
 
 
-def _read_books(reader: ByteReader, widths: list[int]) -> Codebooks | None:
+def _read_books(reader: ByteReader, widths: list[int], fine_steps: bool) -> Codebooks | None:
     if not widths:
         return None
     steps = Codebook.from_bytes(reader.section("the codebook of the steps"))
+    places = Codebook.from_bytes(reader.section("the codebook of fine steps")) if fine_steps else None
+    if places and (places.alphabet[0] < 0 or places.alphabet[-1] >= LOW_VALUES):
+        raise ArtifactError(f"weights: the codebook of fine steps is outside 0..{LOW_VALUES - 1}")
     values = {bits: Codebook.from_bytes(reader.section(f"the codebook of int{bits}")) for bits in widths}
     for bits, book in values.items():
         largest = (1 << (bits - 1)) - 1
         if np.abs(book.alphabet).max() > largest:
             raise ArtifactError(f"weights: the codebook of int{bits} reaches beyond ±{largest}")
-    return Codebooks(values, steps)
+    return Codebooks(values, steps, places)
 
 
-def _encode(tensor: Quantized | Float32, books: Codebooks | None) -> bytes:
+def _encode(tensor: Quantized | Raw, books: Codebooks | None) -> bytes:
     if isinstance(tensor, Quantized):
         assert books is not None
         return encode_tensor(tensor, books)
-    return tensor.astype("<f4").tobytes()
+    width = tensor.dtype.itemsize
+    floats = np.frombuffer(tensor.astype(RAW_TYPES[8 * width]).tobytes(), np.uint8)
+    return zlib.compress(floats.reshape(-1, width).T.tobytes(), 9)
 
 
-def _decode(
-    payload: bytes, name: str, shape: tuple[int, ...], bits: int, books: Codebooks | None
-) -> Quantized | Float32:
-    if bits != RAW_BITS and books is not None:
+def _decode(payload: bytes, name: str, shape: tuple[int, ...], bits: int, books: Codebooks | None) -> Quantized | Raw:
+    if bits not in RAW_TYPES and books is not None:
         return decode_tensor(payload, shape, bits, books)
-    if len(payload) != 4 * math.prod(shape):
-        raise ArtifactError(f"weights: {name} has {len(payload)} bytes, {4 * math.prod(shape)} expected")
-    values = np.frombuffer(payload, "<f4").astype(np.float32).reshape(shape)
+    expected = bits // 8 * math.prod(shape)
+    planes = inflate(payload, expected, f"weights: {name}")
+    if len(planes) != expected:
+        raise ArtifactError(f"weights: {name} has {len(planes)} bytes, {expected} expected")
+    floats = np.frombuffer(planes, np.uint8).reshape(bits // 8, -1).T.tobytes()
+    values: Raw = np.frombuffer(floats, RAW_TYPES[bits]).reshape(shape)
     if not np.isfinite(values).all():
         raise ArtifactError(f"weights: {name} holds NaN or infinities")
     return values
 
 
-def _bits(tensor: Quantized | Float32) -> int:
-    return tensor.bits if isinstance(tensor, Quantized) else RAW_BITS
+def _bits(tensor: Quantized | Raw) -> int:
+    return tensor.bits if isinstance(tensor, Quantized) else 8 * tensor.dtype.itemsize
 
 
 def _json(record: dict[str, Any]) -> bytes:

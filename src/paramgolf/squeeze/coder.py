@@ -1,7 +1,8 @@
 """Entropy coder of quantised tensors: static tables, asymmetric numeral systems (constriction).
 
 One tensor's code is a stack of 32-bit words from which are read, in this order: the class of each row, the number of
-each row's step, then the integers class by class. What is shared by all tensors (the codebooks) is coded once.
+each row's step, the place of each step above that number if the steps are fine ones, then the integers class by class.
+What is shared by all tensors (the codebooks) is coded once.
 """
 
 from __future__ import annotations
@@ -17,25 +18,63 @@ import numpy.typing as npt
 
 from paramgolf.errors import ArtifactError
 from paramgolf.squeeze.codebook import Codebook, Int32, check_codes, expand, fit_codebook, log_codes
-from paramgolf.squeeze.quantize import Quantized, step_numbers, steps_from_numbers
+from paramgolf.squeeze.quantized import Float32, Quantized, join_steps, split_steps
 
-_HEADER = struct.Struct("<h")
+_HEADER = struct.Struct("<hBB")  # number of the smallest step, table of the steps, table of their places
+_COARSE = 0xFF  # instead of a table of places: all steps are on the coarse grid
 _MAX_STEP_NUMBER = 0xFF << 4  # a float32's exponent and four bits of mantissa, not infinite
 
 
 @dataclass(frozen=True)
 class Codebooks:
-    """Tables of a whole model: one codebook for each width of integer, and one for the steps."""
+    """Tables of a whole model: a codebook for each width of integer, for the steps, for the places of fine steps."""
 
     values: Mapping[int, Codebook]
     steps: Codebook
+    places: Codebook | None = None
+
+    def byte_count(self) -> int:
+        """Bytes of all tables as stored."""
+        books = [self.steps, *self.values.values(), *([self.places] if self.places else [])]
+        return sum(len(book.to_bytes()) for book in books)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """A tensor's steps as coded: [R] numbers above the tensor's smallest one, `base` (a row of noughts has -1), and
+    [R] places above those numbers (see `split_steps`)."""
+
+    relative_R: Int32
+    places_R: Int32
+    base: int
+
+    @staticmethod
+    def of(scales: Float32) -> _Steps:
+        numbers_R, places_R = split_steps(scales)
+        used = numbers_R[numbers_R > 0]
+        base = int(used.min()) if used.size else 0
+        return _Steps(np.where(numbers_R > 0, numbers_R - base, -1).astype(np.int32), places_R, base)
+
+    def fine(self) -> bool:
+        return bool(self.places_R.any())
+
+    def scales(self) -> Float32:
+        """The steps; `ArtifactError` if one is no finite number."""
+        there_R = self.relative_R >= 0
+        numbers_R = np.where(there_R, self.relative_R.astype(np.int64) + self.base, 0)
+        if ((numbers_R < 0) | (numbers_R >= _MAX_STEP_NUMBER)).any():
+            raise ArtifactError(f"a step above the smallest, number {self.base}, is no finite number")
+        return join_steps(numbers_R.astype(np.int32), np.where(there_R, self.places_R, 0).astype(np.int32))
 
 
 def fit_codebooks(tensors: Sequence[Quantized]) -> Codebooks:
     """Tables for all tensors of a model, at least one."""
     widths = sorted({tensor.bits for tensor in tensors})
     values = {bits: fit_codebook([t.values for t in tensors if t.bits == bits]) for bits in widths}
-    return Codebooks(values, fit_codebook([_relative_steps(tensor)[0][None, :] for tensor in tensors]))
+    parts = [_Steps.of(tensor.scales) for tensor in tensors]
+    fine = [part.places_R[None, :] for part in parts if part.fine()]
+    steps = fit_codebook([part.relative_R[None, :] for part in parts])
+    return Codebooks(values, steps, fit_codebook(fine) if fine else None)
 
 
 def encode_tensor(tensor: Quantized, books: Codebooks) -> bytes:
@@ -43,41 +82,56 @@ def encode_tensor(tensor: Quantized, books: Codebooks) -> bytes:
     book = books.values[tensor.bits]
     class_R = book.classify(tensor.values)
     class_codes = log_codes(np.bincount(class_R, minlength=book.codes.shape[0]))
-    steps_R, base = _relative_steps(tensor)
-    step_class = int(books.steps.classify(steps_R[None, :])[0])
+    steps = _Steps.of(tensor.scales)
+    step_class, place_class = int(books.steps.classify(steps.relative_R[None, :])[0]), _COARSE
     stack = constriction.stream.stack.AnsCoder()
     tables = book.probabilities()
     for k in reversed(range(tables.shape[0])):
         symbols = book.index(tensor.values[class_R == k].ravel())
         stack.encode_reverse(symbols, _model(tables[k]))
-    step_symbols = books.steps.index(steps_R)
-    stack.encode_reverse(step_symbols, _model(books.steps.probabilities()[step_class]))
+    if steps.fine():
+        assert books.places is not None
+        place_class = int(books.places.classify(steps.places_R[None, :])[0])
+        _push(stack, steps.places_R, books.places, place_class)
+    _push(stack, steps.relative_R, books.steps, step_class)
     stack.encode_reverse(class_R.astype(np.int32), _model(expand(class_codes)))
     words: bytes = stack.get_compressed().astype("<u4").tobytes()
-    return _HEADER.pack(base) + bytes([step_class]) + class_codes.tobytes() + words
+    return _HEADER.pack(steps.base, step_class, place_class) + class_codes.tobytes() + words
 
 
 def decode_tensor(data: bytes, shape: tuple[int, ...], bits: int, books: Codebooks) -> Quantized:
     """Read back `encode_tensor`; `ArtifactError` if the code does not end where the tensor does."""
     book = books.values[bits]
     classes = book.codes.shape[0]
-    start = _HEADER.size + 1 + classes
+    start = _HEADER.size + classes
     if len(data) < start or (len(data) - start) % 4:
         raise ArtifactError(f"the code of a tensor of shape {shape} has {len(data)} bytes, which is no whole code")
-    (base,) = _HEADER.unpack_from(data)
-    step_class = data[_HEADER.size]
-    if step_class >= books.steps.codes.shape[0]:
-        raise ArtifactError(f"step table {step_class} of {books.steps.codes.shape[0]}")
-    class_codes = np.frombuffer(data, np.uint8, classes, _HEADER.size + 1)
+    base, step_class, place_class = _HEADER.unpack_from(data)
+    class_codes = np.frombuffer(data, np.uint8, classes, _HEADER.size)
     check_codes(class_codes)
     rows, columns = _flat(shape)
     stack = _open_stack(np.frombuffer(data, "<u4", offset=start))
     class_R = stack.decode(_model(expand(class_codes)), rows)
-    steps_R = books.steps.alphabet[stack.decode(_model(books.steps.probabilities()[step_class]), rows)]
+    relative_R = _pop(stack, rows, books.steps, step_class)
+    places_R = np.zeros(rows, dtype=np.int32)
+    if place_class != _COARSE:
+        places_R = _pop(stack, rows, books.places, place_class)
     values_RC = _decode_values(stack, book, class_R, columns)
     if not stack.is_empty():
         raise ArtifactError(f"the code of a tensor of shape {shape} goes on after its last value")
-    return Quantized(values_RC, _absolute_steps(steps_R, base), bits, shape)
+    return Quantized(values_RC, _Steps(relative_R, places_R, base).scales(), bits, shape)
+
+
+def _push(stack: constriction.stream.stack.AnsCoder, values: Int32, book: Codebook, table: int) -> None:
+    stack.encode_reverse(book.index(values), _model(book.probabilities()[table]))
+
+
+def _pop(stack: constriction.stream.stack.AnsCoder, count: int, book: Codebook | None, table: int) -> Int32:
+    tables = book.codes.shape[0] if book else 0
+    if book is None or table >= tables:
+        raise ArtifactError(f"the code of a tensor names table {table} of {tables} for its steps")
+    values: Int32 = book.alphabet[stack.decode(_model(book.probabilities()[table]), count)]
+    return values
 
 
 def _decode_values(
@@ -104,21 +158,6 @@ def _open_stack(words: npt.NDArray[np.uint32]) -> constriction.stream.stack.AnsC
         return constriction.stream.stack.AnsCoder(words.astype(np.uint32))
     except ValueError as error:
         raise ArtifactError(f"the code of a tensor is damaged: {error}") from None
-
-
-def _relative_steps(tensor: Quantized) -> tuple[Int32, int]:
-    """Each step's number above the tensor's smallest one (a row of noughts has -1), and the number of that one."""
-    numbers_R = step_numbers(tensor.scales)
-    used = numbers_R[numbers_R > 0]
-    base = int(used.min()) if used.size else 0
-    return np.where(numbers_R > 0, numbers_R - base, -1).astype(np.int32), base
-
-
-def _absolute_steps(relative_R: Int32, base: int) -> npt.NDArray[np.float32]:
-    numbers_R = np.where(relative_R >= 0, relative_R.astype(np.int64) + base, 0)
-    if ((numbers_R < 0) | (numbers_R >= _MAX_STEP_NUMBER)).any():
-        raise ArtifactError(f"a step above the smallest, number {base}, is no finite number")
-    return steps_from_numbers(numbers_R.astype(np.int32))
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -8,20 +8,39 @@ from fnmatch import fnmatchcase
 
 from paramgolf.errors import RecipeError
 from paramgolf.recipe import SqueezeRecipe
-from paramgolf.squeeze.quantize import RAW_BITS, Scheme
+from paramgolf.squeeze.quantize import Scheme
 
 SchemeList = Sequence[tuple[str, Scheme]]
 
+_TABLES = ("embedding.weight", "bigram.embedding.weight", "value_embedding.embedding.weight")
+_MATRICES = ("blocks.*.attention.*.weight", "blocks.*.mlp.*.weight")
+_SMALL = (
+    "skip_weights",
+    "smear.gate",
+    "bigram.scale",
+    "bigram.projection.weight",
+    "value_embedding.scale",
+    "value_embedding.projection.weight",
+    "blocks.*.attention.query_gain",
+    "blocks.*.attention_scale",
+    "blocks.*.mlp_scale",
+    "blocks.*.residual_mix",
+    "blocks.*.value_scale",
+)
+
 
 def default_schemes(recipe: SqueezeRecipe, coarseness: float = 1.0, fewer_bits: int = 0) -> SchemeList:
-    """The recipe's schemes, made coarser: steps times `coarseness`, each integer `fewer_bits` narrower (2 at least)."""
-    matrix = Scheme(max(2, recipe.matrix_bits - fewer_bits), coarseness)
-    embedding = Scheme(max(2, recipe.embedding_bits - fewer_bits), coarseness)
+    """The recipe's schemes, made coarser: steps times `coarseness`, each integer `fewer_bits` narrower (2 at least).
+
+    Covers every tensor that an artifact may hold: tables, the matrices of attention and MLP, and all that is small.
+    """
+    matrix = Scheme(max(2, recipe.matrix_bits - fewer_bits), coarseness, recipe.clip)
+    table = Scheme(max(2, recipe.embedding_bits - fewer_bits), coarseness, recipe.clip)
+    small = Scheme(recipe.small_bits)
     return (
-        ("embedding.weight", embedding),
-        ("blocks.*.attention.*.weight", matrix),
-        ("blocks.*.mlp.*.weight", matrix),
-        ("blocks.*.query_gain", Scheme(RAW_BITS)),
+        *((name, table) for name in _TABLES),
+        *((name, matrix) for name in _MATRICES),
+        *((name, small) for name in _SMALL),
     )
 
 
