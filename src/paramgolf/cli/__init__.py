@@ -23,6 +23,7 @@ VERBS = {
     "check": "referee a run, an artifact or a record folder",
     "encode": "compress a file with an artifact",
     "decode": "restore a file that encode made",
+    "submit": "the record folder of a contest, from scored runs",
     "recipes": "what recipes exist, and what is in one",
     "report": "the HTML page of a run",
     "sample": "text from the model",

@@ -1,0 +1,169 @@
+"""Train the recipe that this script holds on a folder of shards, pack the model, score the folder's held-out shards,
+and judge the score: all into one new run folder. Under torchrun it trains on all ranks. Stop it with Ctrl-C (or kill
+it): --resume RUN goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paramgolf.cli.arguments import Parser, UsageError, seconds
+from paramgolf.cli.output import Output
+from paramgolf.cli.trouble import explain
+from paramgolf.recipe import Recipe
+
+if TYPE_CHECKING:
+    from paramgolf.cli.life import TrainingData
+    from paramgolf.ranks import Ranks
+
+NAME = "train_gpt.py"
+
+
+def main(recipe_json: str, words: Sequence[str]) -> int:
+    """Run the words on the recipe and return the exit status; never raises for what a user did wrong."""
+    output = Output(as_json="--json" in words)
+    try:
+        options = _parser().parse(list(words))
+        with output.capturing():
+            status = run(Recipe.from_json(recipe_json), options, output)
+    except SystemExit as leave:  # argparse leaves this way after --help
+        return int(leave.code or 0)
+    except KeyboardInterrupt:
+        return output.fail(NAME, "interrupted", 130)
+    except UsageError as error:
+        return output.fail(NAME, f"{error} (see `python {NAME} --help`)", 2)
+    except ModuleNotFoundError as error:
+        return output.fail(NAME, f"Python module {error.name} is missing; its first lines list what to install", 2)
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        return output.fail(NAME, *explained)
+    output.flush()
+    return status
+
+
+def run(recipe: Recipe, options: argparse.Namespace, output: Output) -> int:
+    """Train or go on, pack, score, judge; 1 if a rule is broken."""
+    from paramgolf.artifact.compile_cache import cache_compiled_sources
+    from paramgolf.ranks import open_ranks
+
+    cache_compiled_sources()
+    with open_ranks() as ranks:
+        final = _train(recipe, options, ranks)
+    return 0 if final is None else _score(final, options, output)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog=NAME, description=__doc__)
+    parser.add_argument("--data", required=True, type=Path, metavar="DATA", help="folder of token shards")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="the new run folder (default runs/RECIPE-FINGERPRINT)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    parser.add_argument("--seed", type=int, metavar="N", help="of weights and batches (default: the recipe's)")
+    parser.add_argument("--seconds", type=seconds, metavar="N", help="training time (default: the recipe's)")
+    parser.add_argument("--extract", metavar="DIR", help="given first: write the readable sources to DIR, and no more")
+    return parser
+
+
+def _varied(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """The recipe with the seed and the seconds that were asked for."""
+    if options.seconds is not None:
+        recipe = dataclasses.replace(recipe, budget=dataclasses.replace(recipe.budget, train_seconds=options.seconds))
+    return recipe if options.seed is None else dataclasses.replace(recipe, seed=options.seed)
+
+
+def _train(recipe: Recipe, options: argparse.Namespace, ranks: Ranks) -> Path | None:
+    """The finished run on the leading rank, None on the others."""
+    from paramgolf.cli.life import (
+        data_of_folder,
+        discarded_if_nothing_is_saved,
+        log,
+        require_tokenizer,
+        train_and_pack,
+        write_env,
+        write_recipe,
+    )
+    from paramgolf.run_folder import RunFolder
+    from paramgolf.text.shard_folder import ShardFolder
+
+    data = data_of_folder(ShardFolder.open(options.data), options.data)
+    if options.resume is not None:
+        return _resume(options.resume, data, ranks)
+    recipe = _varied(recipe, options)
+    require_tokenizer(recipe, data.tokenizer, str(options.data))
+    out = options.out or Path("runs") / f"{recipe.name}-{recipe.fingerprint()}"
+    # One rank makes the folder; the others wait until it is there.
+    folder = RunFolder.create(out) if ranks.leads else RunFolder(out, finished=False)
+    with discarded_if_nothing_is_saved(folder, leads=ranks.leads):
+        if ranks.leads:
+            write_recipe(folder, recipe)
+            write_env(folder, data, ranks, [_command(options, out)])
+            log(folder, f"recipe {recipe.name} {recipe.fingerprint()}, seed {recipe.seed}, on {options.data}")
+        ranks.agree(0.0)
+        return train_and_pack(recipe, data, folder, ranks)
+
+
+def _resume(path: Path, data: TrainingData, ranks: Ranks) -> Path | None:
+    from paramgolf.cli.life import log, require_tokenizer, train_and_pack
+    from paramgolf.run_folder import RunFolder
+
+    folder = RunFolder.resume(path)
+    if folder.finished:
+        return folder.final_path if ranks.leads else None  # trained before; only its score may be missing
+    recipe = Recipe.from_json(folder.read_text("recipe.json"))
+    require_tokenizer(recipe, data.tokenizer, data.source)
+    if ranks.leads:
+        log(folder, "resumed")
+    return train_and_pack(recipe, data, folder, ranks)
+
+
+def _score(final: Path, options: argparse.Namespace, output: Output) -> int:
+    """Score the held-out shards with the packed file, keep score and verdict in the run, show both."""
+    import json
+
+    from paramgolf.artifact.open import open_artifact
+    from paramgolf.cli.held_out import held_out_text
+    from paramgolf.cli.judge import judge, save_judged
+    from paramgolf.cli.life import ARTIFACT
+    from paramgolf.clock import Clock
+    from paramgolf.errors import OutputError
+    from paramgolf.run_folder import write_atomically
+
+    if (final / "score.json").exists():
+        raise OutputError(f"{final} is trained and scored; choose another --out")
+    artifact = open_artifact(final / ARTIFACT)
+    text = held_out_text(options.data, artifact.tokenizer)
+    clock = Clock()
+    clock.restore(json.loads((final / "ledger.json").read_text(encoding="utf-8")))
+    with clock.phase("score and referee", on_clock=True, limit=artifact.recipe.budget.eval_seconds):
+        judged = judge(artifact, text)
+    write_atomically(final / "ledger.json", (json.dumps(clock.record(), indent=1) + "\n").encode())
+    verdict = save_judged(judged, final)
+    size = artifact.sizes["file"]
+    output.table([(finding.status, finding.rule, finding.says) for finding in verdict.findings])
+    if judged.score is not None:
+        output.say(
+            f"{judged.score.bpb:.8f} bits per byte, {judged.score.nats_per_token:.8f} nats per token; "
+            f"{'legal' if verdict.legal else 'NOT legal'}; {final / ARTIFACT}: {size:,} bytes"
+        )
+    found: dict[str, Any] = {"run": final, "artifact_bytes": size, "legal": verdict.legal}
+    output.result(found | {"bpb": None if judged.score is None else judged.score.bpb})
+    return 1 if verdict.with_status("FAIL") else 0
+
+
+def _command(options: argparse.Namespace, out: Path) -> str:
+    words = ["python", NAME, "--data", str(options.data), "--out", str(out)]
+    for name in ("seed", "seconds"):
+        words += [f"--{name}", f"{getattr(options, name):g}"] if getattr(options, name) is not None else []
+    return shlex.join(words)
+
+
+if __name__ == "__main__":
+    print(f"{NAME} runs this with the recipe it holds; here use: paramgolf train", file=sys.stderr)
+    raise SystemExit(2)

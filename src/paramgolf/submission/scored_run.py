@@ -1,0 +1,158 @@
+"""One run that may be submitted: trained, packed, scored on a whole text, and found legal by its own files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paramgolf.clock import Entry, entries_of
+from paramgolf.errors import CheckFailed, RunError
+from paramgolf.recipe import Recipe
+from paramgolf.run_folder import partial_path
+
+Record = dict[str, Any]
+
+ARTIFACT = "model.pyz"
+_TRAINED = ("recipe.json", "env.json", "metrics.jsonl", "ledger.json", ARTIFACT)
+_SCORED = ("score.json", "bits.npz", "verdict.json")
+_LIMITED = re.compile(r" \(first \d+ documents\)$")  # how score --limit calls its part of a text
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """The files of a run in memory. Sizes in bytes: of the artifact, and within it of its tokenizer and its sources."""
+
+    folder: Path
+    recipe: Recipe
+    environment: Record = field(repr=False)
+    metrics: tuple[Record, ...] = field(repr=False)
+    log: tuple[str, ...] = field(repr=False)
+    ledger: tuple[Entry, ...] = field(repr=False)
+    score: Record = field(repr=False)
+    verdict: Record = field(repr=False)
+    artifact_bytes: int
+    tokenizer_bytes: int
+    source_bytes: int
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.seed
+
+    @property
+    def steps(self) -> int:
+        """Training steps that were done."""
+        return int(self.metrics[-1]["step"])
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds of the training phase, those before a resume included."""
+        return next(entry.seconds for entry in reversed(self.ledger) if entry.name == "train")
+
+    @property
+    def bpb(self) -> float:
+        """Bits per byte of the raw text, everything a decoder needs included."""
+        return float(self.score["bpb"])
+
+    @property
+    def nats_per_token(self) -> float:
+        """Mean cost of a token in nats: the contest's val_loss."""
+        return float(self.score["nats_per_token"])
+
+    @property
+    def eval_seconds(self) -> float:
+        """Seconds of scoring, its audit included."""
+        return float(self.score["seconds"])
+
+    @property
+    def text_digest(self) -> str:
+        """Digest of the text that was scored."""
+        return str(self.score["text"]["digest"])
+
+
+def read_scored_run(folder: Path) -> ScoredRun:
+    """Read a run and refuse what is no record.
+
+    Raises `RunError` for a folder that is no finished, scored run or whose score is of a part of a text, `CheckFailed`
+    with the rules that did not pass if its verdict is not legal, or would not be by its files as they are now.
+    """
+    from paramgolf.artifact.container import read_container
+    from paramgolf.artifact.open import stored_sizes
+    from paramgolf.report.run_data import read_run
+
+    _require_files(folder)
+    data = read_run(folder)
+    record = _require_whole_score(folder)
+    verdict = _require_legal(folder)
+    sizes = stored_sizes(read_container(folder / ARTIFACT))
+    run = ScoredRun(
+        folder=folder,
+        recipe=Recipe.from_json((folder / "recipe.json").read_text(encoding="utf-8")),
+        environment=data.environment or {},
+        metrics=tuple(data.metrics or ()),
+        log=_log(folder / "log.txt"),
+        ledger=tuple(entries_of(data.ledger)),
+        score=record,
+        verdict=verdict,
+        artifact_bytes=sizes["file"],
+        tokenizer_bytes=sizes["tokenizer"],
+        source_bytes=sizes["source"],
+    )
+    if not run.metrics or not isinstance(run.metrics[-1].get("step"), int):
+        raise RunError(f"{folder / 'metrics.jsonl'} lists no training step")
+    if all(entry.name != "train" for entry in run.ledger):
+        raise RunError(f"{folder / 'ledger.json'} lists no phase called train, so nobody knows how long it took")
+    return run
+
+
+def _require_files(folder: Path) -> None:
+    if not folder.is_dir():
+        if partial_path(folder).is_dir():
+            raise RunError(f"{folder} is unfinished; go on with: paramgolf train --resume {folder}")
+        raise RunError(f"no run folder {folder}; give folders that train wrote and score --out completed")
+    if folder.name.endswith(".partial"):
+        raise RunError(f"{folder} is an unfinished run; go on with: paramgolf train --resume {folder}")
+    missing = [name for name in _TRAINED if not (folder / name).is_file()]
+    if missing:
+        raise RunError(f"{folder} is not the folder of a finished run: it has no {', '.join(missing)}")
+    missing = [name for name in _SCORED if not (folder / name).is_file()]
+    if missing:
+        raise RunError(
+            f"{folder} has no {', '.join(missing)}: it was not scored; "
+            f"first: paramgolf score {folder / ARTIFACT} TEXT --out {folder}"
+        )
+
+
+def _require_whole_score(folder: Path) -> Record:
+    """score.json, once its bits are seen to add up to what it says, for the whole of a text."""
+    from paramgolf.predict.score_file import load, read_record
+
+    record = read_record(folder / "score.json")
+    if record.get("complete", True) is not True or record.get("incomplete"):
+        raise RunError(f"{folder / 'score.json'} is an incomplete score; score the whole text within the time")
+    found = load(folder)
+    if _LIMITED.search(found.text_name):
+        raise RunError(
+            f"{folder / 'score.json'} is of a part of the text only: {found.text_name}; score it without --limit"
+        )
+    return record
+
+
+def _require_legal(folder: Path) -> Record:
+    """verdict.json, if every rule passed when it was written, and those on files still pass."""
+    from paramgolf.referee.check import check
+    from paramgolf.referee.finding import Verdict
+
+    kept = Verdict.from_json((folder / "verdict.json").read_text(encoding="utf-8"))
+    for verdict, when in ((kept, "verdict.json says"), (check(folder), "its files say now")):
+        if not verdict.legal:
+            broken = [f for status in ("FAIL", "UNPROVEN") for f in verdict.findings if f.status == status]
+            first = f"{broken[0].rule} {broken[0].status}: {broken[0].says}" if broken else "no rule was applied"
+            more = f" (also {', '.join(f.rule for f in broken[1:])})" if len(broken) > 1 else ""
+            raise CheckFailed(f"{folder} is not legal, {when}: {first}{more}")
+    return kept.record()
+
+
+def _log(path: Path) -> tuple[str, ...]:
+    return tuple(path.read_text(encoding="utf-8", errors="replace").splitlines()) if path.is_file() else ()
