@@ -20,11 +20,13 @@ import numpy as np
 import torch
 
 from paramgolf.model.arithmetic import flops_per_token, parameter_count
+from paramgolf.optim.schedule import StepSettings
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import Recipe
 from paramgolf.recipes import get_recipe
-from paramgolf.train.loop import one_step
+from paramgolf.train.compiled import TrainingLoss
 from paramgolf.train.state import TrainState
+from paramgolf.train.step import Work, one_step
 
 ASKED = 10_000
 VOCAB = 1024
@@ -63,13 +65,13 @@ def measure_parts(state: TrainState, recipe: Recipe, windows: RandomWindows, seq
         marks.append(time.perf_counter())
         loss.backward()
         marks.append(time.perf_counter())
-        for optimizer in state.optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad()
-            marks.append(time.perf_counter())
+        state.optimizers.reduce([loss])
+        marks.append(time.perf_counter())
+        state.optimizers.step(1.0, recipe.optim.muon_momentum)
+        marks.append(time.perf_counter())
         state.average.update(state.weights())
         marks.append(time.perf_counter())
-        names = ("forward", "backward", *state.optimizers, "average")
+        names = ("forward", "backward", "clip", "optimizers", "average")
         for name, begin, end in zip(names, marks, marks[1:], strict=False):
             best[name] = min(best.get(name, end - begin), end - begin)
     return best
@@ -85,11 +87,13 @@ def main() -> None:
     recipe = get_recipe("quickstart")
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, batch_tokens=arguments.batch))
     model = recipe.model
-    state = TrainState.fresh(recipe, VOCAB, torch.device("cpu"))
+    state = TrainState.fresh(recipe, VOCAB)
     windows, sequences = RandomWindows(256), arguments.batch // 256
+    work = Work(recipe, windows, TrainingLoss(state.model), Ranks())
+    settings = StepSettings(1.0, recipe.optim.muon_momentum)
 
     def step() -> None:
-        one_step(state, recipe, windows, sequences, state.model.loss, 1.0, Ranks())
+        one_step(state, work, settings)
 
     step()
     speeds = []

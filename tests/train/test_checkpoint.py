@@ -14,17 +14,16 @@ from paramgolf.train.checkpoint import CheckpointRecord, load_checkpoint, save_c
 from paramgolf.train.state import TrainState
 
 RECIPE = Recipe("tiny", model=ModelRecipe(layers=1, width=8, heads=2, kv_heads=1), train=TrainRecipe(16, 32))
-RECORD = CheckpointRecord(RECIPE.fingerprint(), 12, [{"name": "warm-up", "seconds": 1.5}], False)
+RECORD = CheckpointRecord(RECIPE.fingerprint(), 12, "of the data", [{"name": "warm-up", "seconds": 1.5}], False)
 
 
 def trained_state() -> TrainState:
-    state = TrainState.fresh(RECIPE, 12, torch.device("cpu"))
+    state = TrainState.fresh(RECIPE, 12)
     tokens = torch.arange(24).view(2, 12) % 12
     for _ in range(2):
         state.model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
-        for optimizer in state.optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad()
+        state.optimizers.reduce([])
+        state.optimizers.step(1.0, 0.9)
         state.average.update(state.weights())
         state.step += 1
     state.seconds = 1.0 / 3.0
@@ -37,7 +36,7 @@ def test_state_comes_back_bitwise(tmp_path: Path) -> None:
     saved = state.capture()
     save_checkpoint(tmp_path / "c", saved, RECORD)
     torch.rand(5)
-    other = TrainState.fresh(RECIPE, 12, torch.device("cpu"))
+    other = TrainState.fresh(RECIPE, 12)
     tensors, record = load_checkpoint(tmp_path / "c")
     other.restore(tensors)
     assert record == RECORD
@@ -115,20 +114,20 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
 def test_another_model_is_refused_with_names() -> None:
     """Restoring tensors of another shape or with one missing names the tensor."""
     tensors = trained_state().capture()
-    larger = TrainState.fresh(RECIPE, 13, torch.device("cpu"))
+    larger = TrainState.fresh(RECIPE, 13)
     with pytest.raises(RunError, match=r"model/embedding\.weight of shape \[12, 8\], expected \[13, 8\]"):
         larger.restore(tensors)
     del tensors["model/blocks.0.mlp.up.weight"]
     with pytest.raises(RunError, match=r"lacks model/blocks\.0\.mlp\.up\.weight"):
-        TrainState.fresh(RECIPE, 12, torch.device("cpu")).restore(tensors)
+        TrainState.fresh(RECIPE, 12).restore(tensors)
 
 
 def test_fresh_states_are_equal() -> None:
     """The seed alone decides a fresh state, and its weights are those of the model of that seed."""
     torch.manual_seed(5)
-    first = TrainState.fresh(RECIPE, 12, torch.device("cpu")).capture()
+    first = TrainState.fresh(RECIPE, 12).capture()
     torch.rand(3)
-    second = TrainState.fresh(RECIPE, 12, torch.device("cpu")).capture()
+    second = TrainState.fresh(RECIPE, 12).capture()
     assert all(torch.equal(first[name], second[name]) for name in first)
     model = GPT(RECIPE.model, 12, RECIPE.seed)
     assert torch.equal(first["model/embedding.weight"], model.embedding.weight)

@@ -14,16 +14,20 @@ import torch
 from paramgolf.clock import Clock
 from paramgolf.errors import RecipeError, RunError
 from paramgolf.model.gpt import GPT
+from paramgolf.optim.schedule import StepSettings
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import BudgetRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
 from paramgolf.run_folder import RunFolder
-from paramgolf.train.checkpoint import CHECKPOINT
-from paramgolf.train.loop import one_step, sequences_of_rank, train, warm_up
+from paramgolf.train.compiled import TrainingLoss
+from paramgolf.train.loop import train
+from paramgolf.train.notes import Notes
 from paramgolf.train.progress import PlainDisplay, SilentDisplay
 from paramgolf.train.state import TrainState
+from paramgolf.train.step import Work, one_step, warm_up
 from paramgolf.train.stop import TrainingStopped
 
 VOCAB = 24
+FULL_RATE = StepSettings(1.0, 0.95)
 TINY = Recipe(
     name="tiny",
     model=ModelRecipe(layers=2, width=16, heads=2, kv_heads=1, mlp_ratio=2.0),
@@ -79,6 +83,14 @@ def run_it(path: Path, recipe: Recipe = TINY, windows: Counting | None = None, c
     return run, train(recipe, windows or Counting(), VOCAB, run, clock or Clock(Ticks()), SilentDisplay())
 
 
+def work_of(state: TrainState, recipe: Recipe = TINY, windows: Counting | None = None) -> Work:
+    return Work(recipe, windows or Counting(), TrainingLoss(state.model), Ranks())
+
+
+def silent(path: Path) -> Notes:
+    return Notes(RunFolder.create(path), SilentDisplay(), leads=True)
+
+
 def points(run: RunFolder) -> list[dict[str, float]]:
     return [json.loads(line) for line in run.read_text("metrics.jsonl").splitlines()]
 
@@ -97,7 +109,8 @@ def test_learns_and_returns_the_average(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(np.log(VOCAB), abs=0.1)
     assert losses[-1] < 0.3
     model = GPT(recipe.model, VOCAB)
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=True)
+    model.load_exported(weights)
+    assert set(weights) == set(model.exported_weights())
     inputs, targets = Counting().batch(10_000, 8)
     assert model.loss(torch.from_numpy(inputs), torch.from_numpy(targets)).item() < 0.3
     assert all(value.dtype == np.float32 for value in weights.values())
@@ -134,28 +147,28 @@ def test_max_steps_end_the_run(tmp_path: Path) -> None:
 
 def test_warm_up_leaves_no_trace(tmp_path: Path) -> None:
     """With or without warm-up steps the run is bitwise the same, generators included."""
-    state = TrainState.fresh(TINY, VOCAB, torch.device("cpu"))
-    before = state.capture()
-    clock = Clock(Ticks())
     recipe = with_train(TINY, warmup_steps=3)
-    warm_up(state, recipe, Counting(), 4, state.model.loss, clock, Ranks())
+    state = TrainState.fresh(recipe, VOCAB)
+    before = state.capture()
+    warm_up(state, work_of(state, recipe), Clock(Ticks()), silent(tmp_path / "silent"))
     after = state.capture()
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert not any(optimizer.state for optimizer in state.optimizers.values())
+    assert not state.optimizers.muon.state and not state.optimizers.adam.state
+    assert all(parameter.grad is None for parameter in state.model.parameters())
     runs = [run_it(tmp_path / str(n), with_train(TINY, warmup_steps=n), clock=Clock(Ticks()))[1] for n in (0, 3)]
     assert_same(*runs)
 
 
-def test_warm_up_restores_a_run_in_its_middle() -> None:
+def test_warm_up_restores_a_run_in_its_middle(tmp_path: Path) -> None:
     """Warm-up after some steps puts back optimizer states and the average as they were then."""
-    state = TrainState.fresh(TINY, VOCAB, torch.device("cpu"))
+    state = TrainState.fresh(TINY, VOCAB)
     for _ in range(2):
-        one_step(state, TINY, Counting(), 4, state.model.loss, 1.0, Ranks())
+        one_step(state, work_of(state), FULL_RATE)
     before = state.capture()
     assert any("momentum" in name for name in before)
     assert any("exp_avg_sq" in name for name in before)
-    warm_up(state, TINY, Counting(), 4, state.model.loss, Clock(Ticks()), Ranks())
+    warm_up(state, work_of(state), Clock(Ticks()), silent(tmp_path / "silent"))
     after = state.capture()
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -230,42 +243,30 @@ def test_other_recipe_or_vocabulary_is_refused(tmp_path: Path) -> None:
         train(with_train(TINY, max_steps=1), Counting(), 25, run, Clock(Ticks()), SilentDisplay())
 
 
-def test_loss_that_is_no_number_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Divergence is an error that names the step and the rates, and no checkpoint is made of it."""
-    whole_loss, calls = GPT.loss, itertools.count(1)
-
-    def diverging(model: GPT, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return whole_loss(model, inputs, targets) * (float("nan") if next(calls) >= 3 else 1.0)
-
-    monkeypatch.setattr(GPT, "loss", diverging)
-    with pytest.raises(RunError, match=r"loss is nan at step 3; lower optim.matrix_lr=0.02"):
-        run_it(tmp_path / "run", with_train(TINY, warmup_steps=0, checkpoint_seconds=2.5))
-    assert not (tmp_path / "run.partial" / CHECKPOINT).exists()
-
-
 def test_batches_must_divide_over_ranks() -> None:
     """A batch that does not divide is refused with its numbers."""
-    assert sequences_of_rank(TINY, 2) == 2
+    loss_of = TrainingLoss(TrainState.fresh(TINY, VOCAB).model)
+    assert Work(TINY, Counting(), loss_of, Ranks(0, 2)).sequences() == 2
     with pytest.raises(RecipeError, match=r"batch_tokens=64 is 4 sequences of train\.sequence=16, .* over 3 ranks"):
-        sequences_of_rank(TINY, 3)
+        Work(TINY, Counting(), loss_of, Ranks(0, 3)).sequences()
 
 
 def test_clipping_bounds_the_gradient() -> None:
-    """The gradient that the optimizers see has at most the recipe's global norm."""
-    state = TrainState.fresh(TINY, VOCAB, torch.device("cpu"))
+    """The gradient that the optimizers see has at most the recipe's global norm, and the reported norm is the whole."""
+    tight = dataclasses.replace(TINY, optim=dataclasses.replace(TINY.optim, clip_norm=1e-3))
+    state = TrainState.fresh(tight, VOCAB)
     seen: list[float] = []
-    muon = state.optimizers["muon"]
-    plain_step = muon.step
+    plain_step = state.optimizers.step
 
-    def spy(*args: object) -> object:
+    def spy(lr_scale: float, momentum: float) -> None:
         norms = [p.grad.norm() for p in state.model.parameters() if p.grad is not None]
         seen.append(torch.stack(norms).norm().item())
-        return plain_step(*args)
+        plain_step(lr_scale, momentum)
 
-    muon.step = spy  # type: ignore[method-assign]  # to look inside one step
-    tight = dataclasses.replace(TINY, optim=dataclasses.replace(TINY.optim, clip_norm=1e-3))
-    one_step(state, tight, Counting(), 4, state.model.loss, 1.0, Ranks())
+    state.optimizers.step = spy  # type: ignore[method-assign]  # to look inside one step
+    result = one_step(state, work_of(state, tight), FULL_RATE)
     assert seen[0] == pytest.approx(1e-3, rel=1e-2)
+    assert result.grad_norm > 0.01
 
 
 def test_plain_display_speaks_every_ten_seconds(tmp_path: Path) -> None:

@@ -14,7 +14,17 @@ from paramgolf.run_folder import RunFolder
 from paramgolf.train.metrics import MetricsLog, Point, forget_after
 from paramgolf.train.progress import LiveDisplay, PlainDisplay, SilentDisplay, describe, open_display
 
-POINT = Point(step=40, seconds=30.4, fraction=0.4, loss=2.71828, tokens=81_920, tokens_per_second=10_240.0, lr=0.02)
+POINT = Point(
+    step=40,
+    seconds=30.4,
+    fraction=0.4,
+    loss=2.71828,
+    tokens=81_920,
+    tokens_per_second=10_240.0,
+    lr=0.02,
+    grad_norm=0.5,
+    momentum=0.9,
+)
 
 
 def test_line_has_every_figure() -> None:
@@ -76,9 +86,9 @@ def test_log_points_are_half_a_second_apart(tmp_path: Path) -> None:
     assert not log.due(2, 0.4, False)
     assert log.due(2, 0.4, True)
     assert log.due(3, 0.5, False)
-    assert log.write(5, 0.5, 0.1, 3.0, 0.02).tokens_per_second == 1000.0
-    assert log.write(6, 0.75, 0.1, 3.0, 0.02).tokens_per_second == 400.0
-    assert log.write(7, 0.75, 0.1, 3.0, 0.02).tokens_per_second == 0.0
+    assert log.write(5, 0.5, 0.1, 3.0, 0.02, 0.5, 0.9).tokens_per_second == 1000.0
+    assert log.write(6, 0.75, 0.1, 3.0, 0.02, 0.5, 0.9).tokens_per_second == 400.0
+    assert log.write(7, 0.75, 0.1, 3.0, 0.02, 0.5, 0.9).tokens_per_second == 0.0
     assert not log.due(8, 1.2, False)
     assert log.due(8, 1.25, False)
 

@@ -155,6 +155,7 @@ def train_weights(recipe: Recipe, data: TrainingData, run: RunFolder, clock: Clo
     """Train with progress on stderr; the averaged weights."""
     from paramgolf.model.arithmetic import squeezed_bytes
     from paramgolf.text.windows import TrainingWindows
+    from paramgolf.train.data_digest import data_digest
     from paramgolf.train.loop import train
     from paramgolf.train.progress import open_display
 
@@ -162,7 +163,11 @@ def train_weights(recipe: Recipe, data: TrainingData, run: RunFolder, clock: Clo
     windows = TrainingWindows(data.shards, recipe.train.sequence, recipe.seed, ranks.rank, ranks.world)
     size = squeezed_bytes(recipe.model, vocab_size, squeeze.matrix_bits, squeeze.embedding_bits)
     display = open_display(recipe.budget.train_seconds, size, quiet=not ranks.leads)
-    weights = train(recipe, windows, vocab_size, run, clock, display, ranks)
+    digest = data_digest(data.shards, data.tokenizer.digest, str(data.text.get("digest", "")))
+    boundary_id = data.tokenizer.boundary_id
+    weights = train(
+        recipe, windows, vocab_size, run, clock, display, ranks, boundary_id=boundary_id, data_digest=digest
+    )
     if ranks.leads:
         entry = next(entry for entry in reversed(clock.ledger) if entry.name == "train")
         log(run, f"trained for {entry.seconds:.1f} of {recipe.budget.train_seconds:g} s")
@@ -189,9 +194,10 @@ def split_documents(shards: Sequence[Any], boundary_id: int) -> list[Any]:
 
 
 def averaged_weights(tensors: Mapping[str, Any]) -> Weights:
-    """The averaged weights of a checkpoint's tensors, float32 by name."""
-    prefix = "average/"
-    return {name.removeprefix(prefix): value.numpy() for name, value in tensors.items() if name.startswith(prefix)}
+    """The averaged weights of a checkpoint's tensors, float32 by exported name."""
+    from paramgolf.train.state import delivered
+
+    return delivered(tensors)
 
 
 def pack_run(

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, which is what a run delivers."""
+"""The average of the weights, which is what a run delivers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ class WeightAverage:
     """A float32 average of named weights, without the bias of its start.
 
     After n updates the weights of update i count in proportion to `decay^(n-i)`; the shares sum to one at any n, so the
-    initial weights never leak in and the first update gives the weights themselves.
+    initial weights never leak in and the first update gives the weights themselves. A decay of 1 gives the plain mean
+    (SWA). The published average starts from the initial weights and keeps `decay^n` of them: it is this one times
+    `1 - decay^n` plus that remainder (spec pr549.md 3.11).
     """
 
     def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
@@ -29,7 +31,7 @@ class WeightAverage:
         torch._foreach_lerp_(self._mean, [weights[name].float() for name in self._names], share)
 
     def weights(self) -> dict[str, Tensor]:
-        """The average, float32, by name; live tensors, to be copied by who keeps them."""
+        """The average by name, zeros before the first update; live tensors, to be copied by who keeps them."""
         return dict(zip(self._names, self._mean, strict=True))
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -10,7 +9,10 @@ import torch
 from torch import nn
 
 from paramgolf.errors import RecipeError
+from paramgolf.model.arithmetic import TABLES
 from paramgolf.optim.muon import Muon
+from paramgolf.optim.optimizers import Optimizers
+from paramgolf.ranks import Ranks
 from paramgolf.recipe import OptimRecipe
 
 
@@ -22,10 +24,15 @@ class GroupRule:
     pattern: str
 
 
+# The published groups (spec pr549.md 3.6): small projections go with the scalars, not with the matrices.
 GPT_RULES = (
-    GroupRule("embedding", "embedding.weight"),
-    GroupRule("matrix", "blocks.*.weight"),
-    GroupRule("scalar", "blocks.*.query_gain"),
+    *(GroupRule("embedding", table) for table in TABLES),
+    GroupRule("matrix", "banks.*"),
+    GroupRule("scalar", "blocks.*"),
+    GroupRule("scalar", "*.projection.weight"),
+    GroupRule("scalar", "*.scale"),
+    GroupRule("scalar", "smear.gate"),
+    GroupRule("scalar", "skip_weights"),
 )
 
 
@@ -51,11 +58,12 @@ def _listed(rules: tuple[GroupRule, ...]) -> str:
     return ", ".join(f"{rule.group} ({rule.pattern})" for rule in rules)
 
 
-def build_optimizers(model: nn.Module, recipe: OptimRecipe) -> dict[str, torch.optim.Optimizer]:
-    """Muon for the matrices, Adam for the embedding and the scalars; every parameter in exactly one group.
+def build_optimizers(model: nn.Module, recipe: OptimRecipe, ranks: Ranks | None = None) -> Optimizers:
+    """Muon for the banks, AdamW for the tables and for everything else; every parameter in exactly one group.
 
-    Each group remembers its `base_lr`, which the schedule scales. Raises `RecipeError` as `assign` does.
+    The model must have the device and dtypes that it trains with. Raises `RecipeError` as `assign` does.
     """
+    ranks = ranks or Ranks()
     parameters = dict(model.named_parameters())
     members = assign(list(parameters))
     adam_groups = [
@@ -68,19 +76,14 @@ def build_optimizers(model: nn.Module, recipe: OptimRecipe) -> dict[str, torch.o
         recipe.muon_momentum,
         recipe.muon_weight_decay,
         recipe.newton_schulz_steps,
+        ranks,
     )
-    adam = torch.optim.Adam(
-        adam_groups, betas=(recipe.adam_beta1, recipe.adam_beta2), eps=recipe.adam_eps, foreach=True
+    # Fused: its arithmetic is float32 also where parameters and their moments are bfloat16.
+    adam = torch.optim.AdamW(
+        adam_groups,
+        betas=(recipe.adam_beta1, recipe.adam_beta2),
+        eps=recipe.adam_eps,
+        weight_decay=recipe.adam_weight_decay,
+        fused=True,
     )
-    optimizers: dict[str, torch.optim.Optimizer] = {"muon": muon, "adam": adam}
-    for optimizer in optimizers.values():
-        for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
-    return optimizers
-
-
-def set_lr_scale(optimizers: Mapping[str, torch.optim.Optimizer], scale: float) -> None:
-    """Set every group's learning rate to `scale` times its own base rate."""
-    for optimizer in optimizers.values():
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * scale
+    return Optimizers(muon, adam, recipe, ranks)

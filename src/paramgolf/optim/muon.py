@@ -1,46 +1,34 @@
-"""Muon: momentum whose every step is made (nearly) orthogonal, for matrices.
+"""Muon: momentum whose every step is made (nearly) orthogonal, for banks of equal matrices, sharded over the ranks.
 
-Legend: N matrices of one shape, R rows (out), C columns (in).
-Source: Jordan et al. 2024, "Muon"; the update is spec pr549.md 3.2 and 3.3.
+Legend: N matrices of a bank, n of them on this rank, R rows (out), C columns (in).
+Source: Jordan et al. 2024, "Muon"; spec pr549.md 3.3 (the update) and 3.4 (the ranks).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-# One step maps a singular value s to a s + b s³ + c s⁵; five of them take 0.002..1 into 0.68..1.21.
-QUINTIC = (3.4445, -4.7750, 2.0315)
+from paramgolf.optim.exchange import Exchange
+from paramgolf.optim.newton_schulz import orthogonalise
+from paramgolf.ranks import Ranks
 
-
-def orthogonalise(update_NRC: Tensor, steps: int = 5) -> Tensor:
-    """Push all singular values of each matrix towards one (0.68..1.21 after five steps); directions stay.
-
-    float32 on a CPU, bfloat16 on CUDA (half the traffic; the iteration forgives rounding). Zero matrices stay zero.
-    Takes [N, R, C] or [R, C]; returns the same shape in the dtype of the work.
-    """
-    a, b, c = QUINTIC
-    x = update_NRC.to(torch.bfloat16 if update_NRC.is_cuda else torch.promote_types(update_NRC.dtype, torch.float32))
-    tall = x.shape[-2] > x.shape[-1]
-    if tall:
-        x = x.mT
-    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        mixed = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if x.dim() == 3 else b * gram + c * (gram @ gram)
-        x = torch.baddbmm(x, mixed, x, beta=a) if x.dim() == 3 else a * x + mixed @ x
-    return x.mT if tall else x
+MOMENTUM = "momentum"
 
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised; decoupled weight decay; steps of tall matrices grow by sqrt(R / C).
 
     `buf = momentum * buf + g; u = g + momentum * buf; W = W (1 - lr decay) - lr sqrt(max(1, R / C)) orth(u)`.
-    Matrices of one shape go through the iteration as one batch. Raises ValueError for a parameter that is no matrix.
+
+    Parameters are banks [N, R, C] (one batch of the iteration each) or single matrices [R, C]. With several ranks each
+    owns a run of every bank's matrices, keeps their momentum alone, and all ranks apply all updates; the gradients may
+    differ, `step` averages them. Buffers have the parameter's dtype (published: bfloat16). Raises ValueError for a
+    parameter of any other rank.
     """
 
     def __init__(
@@ -50,6 +38,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         newton_schulz_steps: int = 5,
+        ranks: Ranks | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -58,40 +47,94 @@ class Muon(torch.optim.Optimizer):
             "newton_schulz_steps": newton_schulz_steps,
         }
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.dim() != 2:
-                    raise ValueError(f"Muon takes matrices; found a parameter of shape {tuple(parameter.shape)}")
+        ranks = ranks or Ranks()
+        self._exchanges: dict[Tensor, Exchange] = {}
+        self._sent: list[Tensor] = []
+        for parameter in self._parameters():
+            if parameter.dim() not in (2, 3):
+                raise ValueError(f"Muon takes matrices and banks; found a parameter of shape {tuple(parameter.shape)}")
+            self._exchanges[parameter] = Exchange(_bank(parameter.detach()), ranks)
+
+    @torch.no_grad()
+    def send_gradients(self) -> None:
+        """Begin to average all gradients over the ranks, the largest bank first; returns at once.
+
+        `step` does it if it was not done: calling it earlier puts other work beside the traffic.
+        """
+        self._sent = [p for p in self._parameters() if p.grad is not None]
+        self._sent.sort(key=Tensor.numel, reverse=True)
+        for parameter in self._sent:
+            assert parameter.grad is not None
+            self._exchanges[parameter].send(_bank(parameter.grad))
+
+    @torch.no_grad()
+    def gradients(self) -> list[Tensor]:
+        """The averaged gradients [n, R, C] of the matrices that this rank owns, waited for; `step` uses these tensors.
+
+        Over all ranks they are every bank's averaged gradient exactly once.
+        """
+        return [self._exchanges[parameter].receive() for parameter in self._sent]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # as torch's own
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient, on all ranks at once.
+
+        The gathering of one bank's updates runs beside the next bank's iteration.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for same_shape in by_shape(p for p in group["params"] if p.grad is not None):
-                self._update(
-                    same_shape, group["lr"], group["momentum"], group["weight_decay"], group["newton_schulz_steps"]
-                )
+        if not self._sent:
+            self.send_gradients()
+        groups = {parameter: group for group in self.param_groups for parameter in group["params"]}
+        under_way: Tensor | None = None
+        for parameter in self._sent:
+            self._exchanges[parameter].send_back(self._orthogonal_step(parameter, groups[parameter]))
+            if under_way is not None:
+                self._apply(under_way, groups[under_way])
+            under_way = parameter
+        if under_way is not None:
+            self._apply(under_way, groups[under_way])
+        self._sent = []
         return loss
 
-    def _update(self, matrices: list[Tensor], lr: float, momentum: float, decay: float, steps: int) -> None:
-        gradients = [p.grad for p in matrices if p.grad is not None]
-        buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in matrices]
-        torch._foreach_mul_(buffers, momentum)
-        torch._foreach_add_(buffers, gradients)
-        update_NRC = torch.stack(gradients).add_(torch.stack(buffers), alpha=momentum)
-        orthogonal_NRC = orthogonalise(update_NRC, steps).to(matrices[0].dtype)
-        rows, columns = matrices[0].shape
-        torch._foreach_mul_(matrices, 1.0 - lr * decay)
-        torch._foreach_add_(matrices, list(orthogonal_NRC), alpha=-lr * max(1.0, rows / columns) ** 0.5)
+    def momentum(self) -> dict[Tensor, Tensor]:
+        """Copies of the whole momentum of each parameter that was moved, whatever the ranks; all ranks must call it."""
+        return {
+            parameter: self._exchanges[parameter].gather(self.state[parameter][MOMENTUM]).view(parameter.shape)
+            for parameter in self._parameters()
+            if parameter in self.state
+        }
+
+    def load_momentum(self, whole: dict[Tensor, Tensor]) -> None:
+        """Take this rank's part of what `momentum` gave on any number of ranks; parameters not in it have none."""
+        self.state.clear()
+        for parameter, value in whole.items():
+            rows = self._exchanges[parameter].owned
+            part_nRC = _bank(value)[rows.start : rows.stop]
+            self.state[parameter] = {MOMENTUM: part_nRC.to(parameter.device, parameter.dtype, copy=True)}
+
+    def _orthogonal_step(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        gradient_nRC = self._exchanges[parameter].receive()
+        state = self.state[parameter]
+        if MOMENTUM not in state:
+            state[MOMENTUM] = torch.zeros_like(gradient_nRC, dtype=parameter.dtype)
+        buffer_nRC, momentum = state[MOMENTUM], group["momentum"]
+        buffer_nRC.mul_(momentum).add_(gradient_nRC)
+        if not len(gradient_nRC):
+            return gradient_nRC
+        return orthogonalise(buffer_nRC.mul(momentum).add_(gradient_nRC), group["newton_schulz_steps"])
+
+    def _apply(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        update_NRC = self._exchanges[parameter].receive_back()
+        rows, columns = update_NRC.shape[-2:]
+        parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+        _bank(parameter).add_(update_NRC, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return (parameter for group in self.param_groups for parameter in group["params"])
 
 
-def by_shape(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
-    """The parameters in lists of one shape, in the order in which the shapes appear."""
-    lists: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
-    for parameter in parameters:
-        lists[parameter.shape].append(parameter)
-    return list(lists.values())
+def _bank(matrices: Tensor) -> Tensor:
+    return matrices if matrices.dim() == 3 else matrices.unsqueeze(0)

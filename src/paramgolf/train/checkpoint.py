@@ -17,15 +17,16 @@ from paramgolf.run_folder import write_atomically
 from paramgolf.train.state import Tensors
 
 CHECKPOINT = "checkpoint.safetensors"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """What goes beside the tensors: which run they belong to, its ledger so far, and whether training is over."""
+    """What goes beside the tensors: which run and data they belong to, its ledger so far, whether training is over."""
 
     fingerprint: str
     vocab_size: int
+    data_digest: str
     ledger: list[dict[str, object]]
     finished: bool
 

@@ -16,7 +16,8 @@ class Point:
     """A log point. `loss` is the mean nats a token of the step's batch over all ranks, before the step.
 
     `seconds` and `fraction` are the clock of the training phase, `tokens` all tokens so far, `tokens_per_second` since
-    the last point, `lr` the scheduled rate of the matrices.
+    the last point, `lr` the scheduled rate of the matrices. `grad_norm` is that of the step before clipping, `momentum`
+    Muon's.
     """
 
     step: int
@@ -26,6 +27,8 @@ class Point:
     tokens: int
     tokens_per_second: float
     lr: float
+    grad_norm: float
+    momentum: float
 
 
 class MetricsLog:
@@ -39,11 +42,13 @@ class MetricsLog:
         """Whether this step should be written."""
         return over or step == 1 or seconds - self._seconds >= LOG_SECONDS
 
-    def write(self, step: int, seconds: float, fraction: float, loss: float, lr: float) -> Point:
+    def write(
+        self, step: int, seconds: float, fraction: float, loss: float, lr: float, grad_norm: float, momentum: float
+    ) -> Point:
         """Append one line and return what it says."""
         tokens, elapsed = (step - self._step) * self._batch_tokens, seconds - self._seconds
         speed = tokens / elapsed if elapsed > 0 else 0.0
-        point = Point(step, seconds, fraction, loss, step * self._batch_tokens, speed, lr)
+        point = Point(step, seconds, fraction, loss, step * self._batch_tokens, speed, lr, grad_norm, momentum)
         self._run.append_line(METRICS, json.dumps(asdict(point)))
         self._step, self._seconds = step, seconds
         return point

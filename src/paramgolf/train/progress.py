@@ -15,7 +15,7 @@ PLAIN_SECONDS = 10.0
 
 
 class Display(Protocol):
-    """Shows points; a context manager, so that the terminal is left clean."""
+    """Shows points, and notes between them; a context manager, so that the terminal is left clean."""
 
     def __enter__(self) -> Self: ...
 
@@ -24,6 +24,8 @@ class Display(Protocol):
     ) -> None: ...
 
     def show(self, point: Point) -> None: ...
+
+    def note(self, line: str) -> None: ...
 
 
 class SilentDisplay:
@@ -40,6 +42,9 @@ class SilentDisplay:
     def show(self, point: Point) -> None:
         return None
 
+    def note(self, line: str) -> None:
+        return None
+
 
 class PlainDisplay(SilentDisplay):
     """One line at the first point, one every ten seconds of the clock, one at the end."""
@@ -53,6 +58,9 @@ class PlainDisplay(SilentDisplay):
         self._last = point
         if point.seconds - self._shown >= PLAIN_SECONDS:
             self._print(point)
+
+    def note(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -86,6 +94,9 @@ class LiveDisplay:
     def show(self, point: Point) -> None:
         says = describe_briefly(point, self._budget, self._bytes)
         self._progress.update(self._task, completed=min(point.seconds, self._budget), says=says)
+
+    def note(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False)
 
 
 def describe(point: Point, budget_seconds: float, predicted_bytes: int) -> str:

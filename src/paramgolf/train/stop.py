@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from paramgolf.errors import RunError
+
+# torchrun passes a Ctrl-C on to ranks that the terminal told already: two signals of one wish.
+SAME_WISH_SECONDS = 1.0
 
 
 class TrainingStopped(RunError):
@@ -27,7 +31,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; a second one acts as it did before.
+    """Note the first SIGINT or SIGTERM instead of dying of it; one more, a second or later, acts as it did before.
 
     Outside the main thread, where Python delivers no signals, nothing is changed.
     """
@@ -36,11 +40,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    first = 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
-        request.number = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        nonlocal first
+        if not request.number:
+            request.number, first = number, time.monotonic()
+        elif time.monotonic() - first >= SAME_WISH_SECONDS:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+            signal.raise_signal(number)
 
     for number in before:
         signal.signal(number, note)
