@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import paramgolf
+from paramgolf.artifact import pack as pack_module
 from paramgolf.artifact import packer as packer_module
 from paramgolf.artifact.container import read_container
 from paramgolf.artifact.open import open_artifact
@@ -17,9 +18,11 @@ from paramgolf.artifact.packer import Packer
 from paramgolf.artifact.proof import fingerprint
 from paramgolf.errors import ArtifactError, BudgetError, OutputError, RecipeError
 from paramgolf.model.arithmetic import tensor_shapes
-from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, TokenizerRecipe
+from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, SqueezeRecipe, TokenizerRecipe
 from paramgolf.squeeze.fit import Setting, fit_to_budget
-from paramgolf.squeeze.quantized import Quantized
+from paramgolf.squeeze.quantize import quantize
+from paramgolf.squeeze.quantized import Quantized, dequantize
+from paramgolf.squeeze.schemes import assign_schemes, default_schemes
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 
 RECIPE = Recipe(
@@ -182,3 +185,71 @@ def test_sources_inside_are_readable_and_exact(packed):
     for name, content in members.items():
         if name.startswith("paramgolf/"):
             assert content == Path(root, *name.split("/")[1:]).read_bytes()
+
+
+EVERY_PART = ModelRecipe(
+    layers=2,
+    width=32,
+    heads=2,
+    kv_heads=1,
+    value_layers=(0,),
+    value_width=8,
+    bigram_buckets=16,
+    bigram_width=8,
+    smear="within-document",
+    residual_mix=True,
+    block_scales=True,
+)
+
+
+@pytest.mark.parametrize(("clip", "small_bits"), [("search", 32), ("percentile", 16), ("percentile-floor", 16)])
+def test_every_tensor_goes_through_every_clip(clip, small_bits, tmp_path):
+    """A model with scalars, vectors, tables and matrices comes back as its schemes made it, for each way to clip."""
+    squeeze = SqueezeRecipe(small_bits=small_bits, clip=clip)
+    recipe = dataclasses.replace(RECIPE, model=EVERY_PART, squeeze=squeeze)
+    rng = np.random.default_rng(4)
+    shapes = tensor_shapes(EVERY_PART, TOKENIZER.vocab_size)
+    trained = {name: np.asarray(rng.normal(0, 0.2, shape), np.float32) for name, shape in shapes.items()}
+    packer = Packer(recipe, TOKENIZER, trained, ())
+    path = tmp_path / "model.pyz"
+    path.write_bytes(packer.file(Setting(0)))
+    artifact = open_artifact(path)
+    assert {name: values.shape for name, values in artifact.weights.items()} == shapes
+    assert shapes["bigram.scale"] == ()
+    for name, scheme in assign_schemes(shapes, default_schemes(squeeze)).items():
+        expected = trained[name]
+        if not scheme.raw():
+            expected = dequantize(quantize(expected, scheme))
+        elif scheme.bits == 16:
+            expected = expected.astype(np.float16).astype(np.float32)
+        assert artifact.weights[name].tobytes() == expected.tobytes()
+    assert 0 < packer.error(Setting(0))[1] < 0.1
+
+
+def test_other_clips_pass_the_proof_and_meet_a_tight_budget(tmp_path):
+    """Steps of the published quantisers grow like ours when the budget asks, and the file runs in a new process."""
+    recipe = dataclasses.replace(RECIPE, squeeze=SqueezeRecipe(small_bits=16, clip="percentile"))
+    budget = Packer(recipe, TOKENIZER, weights(), ()).size(Setting(0)) - 4000
+    report = pack(recipe, TOKENIZER, weights(), (), tmp_path / "model.pyz", budget=budget)
+    assert report.setting.coarseness > 1
+    assert 0.999 * budget <= report.bytes <= budget
+
+
+def test_a_contest_window_does_not_slow_the_proof(packed):
+    """The rows that two processes compare come from short frames, whatever frames the recipe scores with."""
+    artifact = open_artifact(packed.path)
+    long = dataclasses.replace(artifact.recipe, score=ScoreRecipe(window=1 << 30, stride=1 << 20))
+    assert fingerprint(dataclasses.replace(artifact, recipe=long))["rows"]
+
+
+def test_packing_that_takes_a_while_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    """Past the first seconds every size that is tried is a line on stderr, with the budget; before, nothing is."""
+    monkeypatch.setattr(pack_module, "PROGRESS_SECONDS", 0.0)
+    budget = Packer(RECIPE, TOKENIZER, weights(), ()).size(Setting(0)) - 4000
+    report = pack(RECIPE, TOKENIZER, weights(), (), tmp_path / "a.pyz", budget=budget)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3
+    assert f"steps times {report.setting.coarseness:.3f}: {report.bytes:,} bytes, {budget:,} may be" in "\n".join(lines)
+    monkeypatch.setattr(pack_module, "PROGRESS_SECONDS", 1e9)
+    pack(RECIPE, TOKENIZER, weights(), (), tmp_path / "b.pyz", budget=budget)
+    assert not capsys.readouterr().err

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from paramgolf.squeeze.fit import Setting, fit_to_budget
 from paramgolf.text.tokenizer import TokenIds, Tokenizer
 
 _PROOF_SECONDS = 600
+PROGRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,28 @@ def pack(
 ) -> PackReport:
     """Write `out`, at most `budget` bytes (default: the recipe's), and compare it bit for bit from a new process.
 
+    What takes more than a few seconds is told on stderr.
+
     `primer` are training documents to carry. Raises `BudgetError` with the smallest possible size, `OutputError` if
     `out` exists or cannot be written, `RecipeError` if the weights are not those of the recipe's model or not finite,
     `ArtifactError` if the new process reads anything else than what was packed (`out` is not made then).
     """
     _refuse_existing(out)
     limit = recipe.budget.artifact_bytes if budget is None else budget
+    progress = _Progress()
     packer = Packer(recipe, tokenizer, weights, primer)
     bits = max(recipe.squeeze.matrix_bits, recipe.squeeze.embedding_bits)
-    setting = fit_to_budget(packer.size, limit, documents=[len(document) for document in primer], bits=bits)
+
+    def size(setting: Setting) -> int:
+        found = packer.size(setting)
+        progress.tell(f"{_names(setting)}: {found:,} bytes, {limit:,} may be")
+        return found
+
+    setting = fit_to_budget(size, limit, documents=[len(document) for document in primer], bits=bits)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         _write(partial, packer.file(setting))
+        progress.tell("the file is written and is read back in a new process")
         artifact = _prove(partial, packer.artifact(setting))
         _refuse_existing(out)
         partial.rename(out)
@@ -87,6 +99,25 @@ def pack(
         budget=limit,
         documents_dropped=len(primer) - setting.documents,
     )
+
+
+class _Progress:
+    """Lines on stderr, from the moment that packing turns out to take a while, with the seconds since its start."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def tell(self, says: str) -> None:
+        seconds = time.perf_counter() - self._begin
+        if seconds >= PROGRESS_SECONDS:
+            print(f"packing, {seconds:.0f} s: {says}", file=sys.stderr, flush=True)
+
+
+def _names(setting: Setting) -> str:
+    parts = [f"steps times {setting.coarseness:.3f}"]
+    parts += [f"{setting.fewer_bits} bits fewer"] if setting.fewer_bits else []
+    parts += [f"{setting.documents:,} documents"] if setting.documents else []
+    return ", ".join(parts)
 
 
 def _prove(path: Path, expected: Artifact) -> Artifact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -40,14 +41,20 @@ def _digest_primer(artifact: Artifact) -> str:
 
 
 def _digest_rows(artifact: Artifact) -> str:
-    """Rows of the model without adaptation, on one thread: the number of threads may change their last bits."""
+    """Rows of the model without adaptation, on one thread: the number of threads may change their last bits.
+
+    Frames are no longer than the tokens asked about: a batch of the contest's frames would take half a minute.
+    """
     from paramgolf.predict.adapt import build_predictor
     from paramgolf.predict.protocol import Chunk
 
     vocab_size = artifact.tokenizer.vocab_size
     tokens = np.arange(PROBE_TOKENS, dtype=np.int64)[None, :] * 7919 % vocab_size
     chunk = Chunk(tokens, np.array([PROBE_TOKENS], dtype=np.int64), np.array([True]))
-    predictor = build_predictor(artifact, "none")
+    score = artifact.recipe.score
+    short = dataclasses.replace(score, window=min(score.window, PROBE_TOKENS), stride=min(score.stride, PROBE_TOKENS))
+    recipe = dataclasses.replace(artifact.recipe, score=short)
+    predictor = build_predictor(dataclasses.replace(artifact, recipe=recipe), "none")
     with torch_threads(1):
         rows = predictor.predict(chunk)
         realised = np.asarray(rows.realised(), dtype="<f8")
