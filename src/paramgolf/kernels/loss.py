@@ -1,10 +1,11 @@
-"""Cross-entropy of softcapped tied logits behind one call: a CPU path that never holds all logits, and the plain one.
+"""Cross-entropy of softcapped tied logits behind one call: paths that never hold all logits, and the plain one.
 
 Legend: N positions, D model width, V vocabulary, n positions of a piece.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -14,18 +15,31 @@ from torch.nn import functional
 # Logits of a piece stay in the second-level cache of a core: 1 MiB.
 PIECE_BYTES = 1 << 20
 MAX_SOFTCAP = 60.0
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def softcapped_loss(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, softcap: float) -> Tensor:
     """Mean cross-entropy in nats of `softcap * tanh(h headᵀ / softcap)` against `targets_N` (int64), a scalar.
 
-    Differentiable once, with respect to `h_ND` and `head_VD`. The plain path serves GPUs (a compiler fuses it) and
-    softcaps so high that `exp(softcap)` could overflow.
+    Differentiable once, with respect to `h_ND` and `head_VD`, which are of one dtype. The plain path serves what has
+    no kernel here (`loss_backend`) and softcaps so high that the CPU's `exp(softcap)` could overflow.
     """
-    if h_ND.is_cuda or softcap > MAX_SOFTCAP:
+    backend = loss_backend(h_ND.device, h_ND.dtype)
+    if backend == "triton":
+        from paramgolf.kernels.loss_triton import fused_softcapped_loss
+
+        return fused_softcapped_loss(h_ND, head_VD, targets_N, softcap)
+    if backend == "plain" or softcap > MAX_SOFTCAP:
         return plain_softcapped_loss(h_ND, head_VD, targets_N, softcap)
     loss: Tensor = _PiecewiseLoss.apply(h_ND, head_VD, targets_N, softcap)  # type: ignore[no-untyped-call]  # torch's
     return loss
+
+
+def loss_backend(device: torch.device, dtype: torch.dtype) -> str:
+    """Which path `softcapped_loss` takes: "triton" on a GPU, "piecewise" on a CPU, else "plain"."""
+    if device.type == "cuda":
+        return "triton" if HAS_TRITON and dtype in (torch.bfloat16, torch.float32) else "plain"
+    return "piecewise" if device.type == "cpu" and dtype in (torch.float32, torch.float64) else "plain"
 
 
 def plain_softcapped_loss(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, softcap: float) -> Tensor:
