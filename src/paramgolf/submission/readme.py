@@ -55,7 +55,7 @@ def _results(submission: Submission) -> list[str]:
 
 
 def _columns(submission: Submission) -> list[Column]:
-    contest: list[Column] = [("contest's", lambda run: submission.contest[run.seed].bpb, "{:.5f}")]
+    contest: list[Column] = [("contest's bits per byte", lambda run: submission.contest[run.seed].bpb, "{:.5f}")]
     return [
         ("steps", lambda run: run.steps, "{:,.0f}"),
         ("training (s)", lambda run: run.train_seconds, "{:.1f}"),
@@ -124,7 +124,12 @@ def _reproduce(submission: Submission, requirements: Sequence[str]) -> list[str]
     commands = ["pip install -r requirements.txt"]
     commands += [f"{_launch(run)} --data DATA --out run_seed{run.seed} --seed {run.seed}" for run in submission.runs]
     seeds = [run.seed for run in submission.runs]
-    checks = [f"python {model_name(seeds[0])} score TEXT", f"python {SCRIPT} --extract SOURCES"]
+    model = model_name(seeds[0])
+    checks = [
+        f"python {model} score TEXT",
+        f"paramgolf check {model} --text TEXT",
+        f"python {SCRIPT} --extract SOURCES",
+    ]
     commits = sorted({str(run.environment["commit"]) for run in submission.runs if run.environment.get("commit")})
     source = f" The runs were made by commit {', '.join(commits)}" if commits else ""
     source += f", the script was exported by commit {submission.commit}." if source and submission.commit else ""
@@ -134,7 +139,8 @@ def _reproduce(submission: Submission, requirements: Sequence[str]) -> list[str]
         "DATA is a folder of token shards with their tokenizer, of the texts whose digests are named above. "
         f"`{SCRIPT}` trains, packs, scores and judges by itself, with Python 3.11 or newer and "
         f"{', '.join(f'`{line}`' for line in requirements)}.{source}",
-        "The model files run by themselves; `--extract` writes the script's readable sources:",
+        "The model files run by themselves; where paramgolf is installed it also probes them; `--extract` writes the "
+        "script's readable sources:",
         "\n".join(["```", *checks, "```"]),
     ]
 
