@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from paramgolf.ranks import Ranks
     from paramgolf.run_folder import RunFolder
     from paramgolf.text.shard_folder import ShardFolder
+    from paramgolf.text.stream import StreamWindows
     from paramgolf.text.text import HeldOutText
     from paramgolf.text.tokenizer import Tokenizer
+    from paramgolf.text.windows import TrainingWindows
 
 LOG = "log.txt"
 ARTIFACT = "model.pyz"
@@ -154,13 +156,12 @@ def train_and_pack(recipe: Recipe, data: TrainingData, run: RunFolder, ranks: Ra
 def train_weights(recipe: Recipe, data: TrainingData, run: RunFolder, clock: Clock, ranks: Ranks) -> Weights:
     """Train with progress on stderr; the averaged weights."""
     from paramgolf.model.arithmetic import squeezed_bytes
-    from paramgolf.text.windows import TrainingWindows
     from paramgolf.train.data_digest import data_digest
     from paramgolf.train.loop import train
     from paramgolf.train.progress import open_display
 
     vocab_size, squeeze = data.tokenizer.vocab_size, recipe.squeeze
-    windows = TrainingWindows(data.shards, recipe.train.sequence, recipe.seed, ranks.rank, ranks.world)
+    windows = _windows(recipe, data.shards, ranks)
     size = squeezed_bytes(recipe.model, vocab_size, squeeze.matrix_bits, squeeze.embedding_bits)
     display = open_display(recipe.budget.train_seconds, size, quiet=not ranks.leads)
     digest = data_digest(data.shards, data.tokenizer.digest, str(data.text.get("digest", "")))
@@ -172,6 +173,16 @@ def train_weights(recipe: Recipe, data: TrainingData, run: RunFolder, clock: Clo
         entry = next(entry for entry in reversed(clock.ledger) if entry.name == "train")
         log(run, f"trained for {entry.seconds:.1f} of {recipe.budget.train_seconds:g} s")
     return weights
+
+
+def _windows(recipe: Recipe, shards: Sequence[Any], ranks: Ranks) -> StreamWindows | TrainingWindows:
+    """This rank's batches in the order that the recipe names."""
+    from paramgolf.text.stream import StreamWindows
+    from paramgolf.text.windows import TrainingWindows
+
+    if recipe.train.order == "stream":
+        return StreamWindows(shards, recipe.train.sequence, ranks.rank, ranks.world)
+    return TrainingWindows(shards, recipe.train.sequence, recipe.seed, ranks.rank, ranks.world)
 
 
 def primer_documents(recipe: Recipe, data: TrainingData) -> list[Any]:

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from paramgolf.errors import TextError
 from paramgolf.text.permutation import permute, random_below
-
-Int64 = npt.NDArray[np.int64]
+from paramgolf.text.token_stream import Int64, TokenStream
 
 
 class TrainingWindows:
@@ -33,15 +31,9 @@ class TrainingWindows:
             raise ValueError(f"rank={rank} is outside 0..world-1={world - 1}")
         if sequence < 1:
             raise ValueError(f"sequence={sequence} must be positive")
-        # Plain views: slicing a memory map through its own class costs ten times as much.
-        self._shards = [np.asarray(shard) for shard in shards if len(shard)]
-        self._starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)])
-        self.tokens = int(self._starts[-1])
-        if self.tokens < sequence + 1:
-            raise TextError(
-                f"the training shards hold {self.tokens} tokens, a window of sequence={sequence} needs {sequence + 1}; "
-                "give more text or a shorter sequence"
-            )
+        self._stream = TokenStream(shards)
+        self._stream.require_window(sequence)
+        self.tokens = self._stream.tokens
         self.sequence = sequence
         self.windows_per_epoch = self.tokens // sequence
         self._seed, self._rank, self._world = seed, rank, world
@@ -53,7 +45,7 @@ class TrainingWindows:
         first = (step * self._world + self._rank) * sequences
         windows_ST1 = np.empty((sequences, self.sequence + 1), dtype=np.int64)
         for row, start in enumerate(self._window_starts(first, sequences)):
-            self._read(start, windows_ST1[row])
+            self._stream.read(start, windows_ST1[row])
         return windows_ST1[:, :-1].copy(), windows_ST1[:, 1:].copy()
 
     def epoch(self, step: int, sequences: int) -> float:
@@ -70,14 +62,3 @@ class TrainingWindows:
             offset = random_below(self.tokens, self._seed, epoch)
             starts.extend(((order * self.sequence + offset) % self.tokens).tolist())
         return starts
-
-    def _read(self, start: int, into: Int64) -> None:
-        """Copy `len(into)` tokens of the circular stream from `start` on."""
-        done = 0
-        while done < len(into):
-            shard = int(np.searchsorted(self._starts, start, side="right")) - 1
-            at = start - int(self._starts[shard])
-            part = self._shards[shard][at : at + len(into) - done]
-            into[done : done + len(part)] = part
-            done += len(part)
-            start = (start + len(part)) % self.tokens
