@@ -152,6 +152,33 @@ def test_what_is_no_record_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["run5"]
 
 
+def _unproven_separation(verdict: dict[str, Any]) -> None:
+    finding = next(finding for finding in verdict["findings"] if finding["rule"] == "data-separation")
+    finding |= {"status": "UNPROVEN", "says": "no hashes."}
+    verdict["legal"] = False
+
+
+def test_what_is_unproven_is_never_silent(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    """A rule without evidence is refused with the flag that lets it stand; then page, JSON and output all name it.
+    The flag never lets a broken rule stand."""
+    (run / "train_documents.npy").unlink()
+    _edit("verdict.json", _unproven_separation)(run)
+    words = ["submit", str(run), "--out", str(tmp_path / "record")]
+    assert main(words) == 1
+    shown = capsys.readouterr().err
+    assert "data-separation UNPROVEN" in shown and "--unproven data-separation" in shown
+    assert len(shown.splitlines()) == 2
+    assert main([*words, "--unproven", "data-separation"]) == 0
+    assert "NOT proven legal" in capsys.readouterr().out
+    record = json.loads((tmp_path / "record" / "submission.json").read_text())
+    assert record["unproven"] == ["data-separation"] and record["legal"] is False
+    assert "NOT PROVEN" in (tmp_path / "record" / "README.md").read_text()
+    _edit("verdict.json", _failed_sums)(run)
+    words[-1] = str(tmp_path / "other")
+    assert main([*words, "--unproven", "data-separation", "--unproven", "sums-to-one"]) == 1
+    assert "sums-to-one FAIL" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
 def test_a_changed_model_is_refused(home: Path, run: Path, tmp_path: Path, capsys: Captured) -> None:
     """The score of one model beside the file of another is named as that."""
     shutil.copyfile(home / "run6" / "model.pyz", run / "model.pyz")

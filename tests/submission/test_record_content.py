@@ -60,7 +60,10 @@ def test_readme_rows_are_the_runs(submission: Submission) -> None:
     assert "| 1337 | 7,179 | 600.1 | 1.11923 | 1.88977 | 15,887,928 | 89,458 | 15,977,386 | 410.3 |" in page
     assert "| mean | 7,185 | 600.1 | 1.11938 | 1.89002 |" in page and "| sd | 7 | 0.0 | 0.00058 |" in page
     assert "largest total is that of seed 2025: 15,990,006 bytes" in page and "counted twice" in page
-    assert "torchrun --standalone --nproc_per_node 8 train_gpt.py --data DATA --out run_seed42 --seed 42" in page
+    assert (
+        "torchrun --standalone --nproc_per_node 8 train_gpt.py --data DATA --text TEXT --out run_seed42 --seed 42"
+        in page
+    )
     assert "NOT lossless: 17 of 50,000" in page and "* size: a \\| b &lt;c>" in page
     assert str(submission.runs[0].folder) not in page and "contest's bits per byte" not in page
 

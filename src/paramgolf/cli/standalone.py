@@ -21,6 +21,7 @@ from paramgolf.recipe import Recipe
 if TYPE_CHECKING:
     from paramgolf.cli.life import TrainingData
     from paramgolf.ranks import Ranks
+    from paramgolf.text.text import HeldOutText
 
 NAME = "train_gpt.py"
 
@@ -52,12 +53,18 @@ def main(recipe_json: str, words: Sequence[str]) -> int:
 def run(recipe: Recipe, options: argparse.Namespace, output: Output) -> int:
     """Train or go on, pack, score, judge; 1 if a rule is broken."""
     from paramgolf.artifact.compile_cache import cache_compiled_sources
+    from paramgolf.cli.held_out import held_out_text
+    from paramgolf.cli.life import data_of_folder
     from paramgolf.ranks import open_ranks
+    from paramgolf.text.shard_folder import ShardFolder
 
     cache_compiled_sources()
+    data = data_of_folder(ShardFolder.open(options.data), options.data)
     with open_ranks() as ranks:
-        final = _train(recipe, options, ranks)
-    return 0 if final is None else _score(final, options, output)
+        # Before training, so that a text that cannot be scored costs nothing; only one rank scores.
+        text = held_out_text(options.text or options.data, data.tokenizer) if ranks.leads else None
+        final = _train(recipe, data, options, ranks)
+    return 0 if final is None or text is None else _score(final, text, output)
 
 
 def _parser() -> Parser:
@@ -65,6 +72,7 @@ def _parser() -> Parser:
     parser.add_argument("--data", required=True, type=Path, metavar="DATA", help="folder of token shards")
     parser.add_argument("--out", type=Path, metavar="RUN", help="the new run folder (default runs/RECIPE-FINGERPRINT)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    parser.add_argument("--text", type=Path, metavar="TEXT", help="score this held-out text, not the shards of DATA")
     parser.add_argument("--seed", type=int, metavar="N", help="of weights and batches (default: the recipe's)")
     parser.add_argument("--seconds", type=seconds, metavar="N", help="training time (default: the recipe's)")
     parser.add_argument("--extract", metavar="DIR", help="given first: write the readable sources to DIR, and no more")
@@ -78,10 +86,9 @@ def _varied(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     return recipe if options.seed is None else dataclasses.replace(recipe, seed=options.seed)
 
 
-def _train(recipe: Recipe, options: argparse.Namespace, ranks: Ranks) -> Path | None:
+def _train(recipe: Recipe, data: TrainingData, options: argparse.Namespace, ranks: Ranks) -> Path | None:
     """The finished run on the leading rank, None on the others."""
     from paramgolf.cli.life import (
-        data_of_folder,
         discarded_if_nothing_is_saved,
         log,
         require_tokenizer,
@@ -90,9 +97,7 @@ def _train(recipe: Recipe, options: argparse.Namespace, ranks: Ranks) -> Path | 
         write_recipe,
     )
     from paramgolf.run_folder import RunFolder
-    from paramgolf.text.shard_folder import ShardFolder
 
-    data = data_of_folder(ShardFolder.open(options.data), options.data)
     if options.resume is not None:
         return _resume(options.resume, data, ranks)
     recipe = _varied(recipe, options)
@@ -123,12 +128,11 @@ def _resume(path: Path, data: TrainingData, ranks: Ranks) -> Path | None:
     return train_and_pack(recipe, data, folder, ranks)
 
 
-def _score(final: Path, options: argparse.Namespace, output: Output) -> int:
-    """Score the held-out shards with the packed file, keep score and verdict in the run, show both."""
+def _score(final: Path, text: HeldOutText, output: Output) -> int:
+    """Score the text with the packed file, keep score and verdict in the run, show both."""
     import json
 
     from paramgolf.artifact.open import open_artifact
-    from paramgolf.cli.held_out import held_out_text
     from paramgolf.cli.judge import judge, save_judged
     from paramgolf.cli.life import ARTIFACT
     from paramgolf.clock import Clock
@@ -138,7 +142,6 @@ def _score(final: Path, options: argparse.Namespace, output: Output) -> int:
     if (final / "score.json").exists():
         raise OutputError(f"{final} is trained and scored; choose another --out")
     artifact = open_artifact(final / ARTIFACT)
-    text = held_out_text(options.data, artifact.tokenizer)
     clock = Clock()
     clock.restore(json.loads((final / "ledger.json").read_text(encoding="utf-8")))
     with clock.phase("score and referee", on_clock=True, limit=artifact.recipe.budget.eval_seconds):
@@ -159,6 +162,7 @@ def _score(final: Path, options: argparse.Namespace, output: Output) -> int:
 
 def _command(options: argparse.Namespace, out: Path) -> str:
     words = ["python", NAME, "--data", str(options.data), "--out", str(out)]
+    words += ["--text", str(options.text)] if options.text is not None else []
     for name in ("seed", "seconds"):
         words += [f"--{name}", f"{getattr(options, name):g}"] if getattr(options, name) is not None else []
     return shlex.join(words)

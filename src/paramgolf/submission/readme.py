@@ -121,8 +121,12 @@ def says_lossless(score: dict[str, Any]) -> str:
 
 def _reproduce(submission: Submission, requirements: Sequence[str]) -> list[str]:
     """The script alone does it; DATA is named by the digests above."""
+    # Shards of a tokenizer that changes text do not say what the raw bytes were.
+    text = " --text TEXT" if submission.runs[0].score.get("documents_not_lossless") else ""
     commands = ["pip install -r requirements.txt"]
-    commands += [f"{_launch(run)} --data DATA --out run_seed{run.seed} --seed {run.seed}" for run in submission.runs]
+    commands += [
+        f"{_launch(run)} --data DATA{text} --out run_seed{run.seed} --seed {run.seed}" for run in submission.runs
+    ]
     seeds = [run.seed for run in submission.runs]
     model = model_name(seeds[0])
     checks = [
@@ -136,7 +140,8 @@ def _reproduce(submission: Submission, requirements: Sequence[str]) -> list[str]
     return [
         "## How to reproduce",
         "\n".join(["```", *commands, "```"]),
-        "DATA is a folder of token shards with their tokenizer, of the texts whose digests are named above. "
+        "DATA is a folder of token shards with their tokenizer, of the texts whose digests are named above; its "
+        "held-out shards are scored, or the text that `--text TEXT` names. "
         f"`{SCRIPT}` trains, packs, scores and judges by itself, with Python 3.11 or newer and "
         f"{', '.join(f'`{line}`' for line in requirements)}.{source}",
         "The model files run by themselves; where paramgolf is installed it also probes them; `--extract` writes the "
@@ -156,8 +161,13 @@ def _verdicts(submission: Submission) -> list[str]:
     rules = list(dict.fromkeys(finding["rule"] for run in runs for finding in run.verdict["findings"]))
     status = [{finding["rule"]: finding["status"] for finding in run.verdict["findings"]} for run in runs]
     rows = [[rule, *(found.get(rule, "not applied") for found in status)] for rule in rules]
+    unproven = submission.unproven()
+    missing = [
+        f"NOT PROVEN, so nobody may call these runs legal: {', '.join(unproven)}. What is missing is said below."
+    ]
     parts = [
         "## Verdict of the referee",
+        *(missing if unproven else []),
         f"Rule set {runs[0].verdict['ruleset']}, applied to each run's own files, with probes of the running model; "
         f"`{verdict_name(runs[0].seed)}` holds the numbers behind each sentence.",
         table(["rule", *(f"seed {run.seed}" for run in runs)], rows),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,9 @@ class Spread:
     deviation: float | None
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[ScoredRun, ...]:
-    """The runs in the order of their seeds. Raises as `read_scored_run`, and `RunError` if they make no one record."""
-    runs = [read_scored_run(folder) for folder in folders]
+def read_runs(folders: Sequence[Path], unproven: Collection[str] = ()) -> tuple[ScoredRun, ...]:
+    """The runs in the order of their seeds, as `read_scored_run` reads them; `RunError` if they make no one record."""
+    runs = [read_scored_run(folder, unproven) for folder in folders]
     require_one_record(runs)
     return tuple(sorted(runs, key=lambda run: run.seed))
 

@@ -1,16 +1,20 @@
-"""One run that may be submitted: trained, packed, scored on a whole text, and found legal by its own files."""
+"""One run that may be submitted: trained, packed, scored on a whole text, and without a broken rule."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paramgolf.clock import Entry, entries_of
 from paramgolf.errors import CheckFailed, RunError
 from paramgolf.recipe import Recipe
 from paramgolf.run_folder import partial_path
+
+if TYPE_CHECKING:
+    from paramgolf.referee.finding import Verdict
 
 Record = dict[str, Any]
 
@@ -71,8 +75,8 @@ class ScoredRun:
         return str(self.score["text"]["digest"])
 
 
-def read_scored_run(folder: Path) -> ScoredRun:
-    """Read a run and refuse what is no record.
+def read_scored_run(folder: Path, unproven: Collection[str] = ()) -> ScoredRun:
+    """Read a run and refuse what is no record. `unproven` are rules that may lack evidence; a broken one never passes.
 
     Raises `RunError` for a folder that is no finished, scored run or whose score is of a part of a text, `CheckFailed`
     with the rules that did not pass if its verdict is not legal, or would not be by its files as they are now.
@@ -84,7 +88,7 @@ def read_scored_run(folder: Path) -> ScoredRun:
     _require_files(folder)
     data = read_run(folder)
     record = _require_whole_score(folder)
-    verdict = _require_legal(folder)
+    verdict = _require_legal(folder, unproven)
     sizes = stored_sizes(read_container(folder / ARTIFACT))
     run = ScoredRun(
         folder=folder,
@@ -139,19 +143,29 @@ def _require_whole_score(folder: Path) -> Record:
     return record
 
 
-def _require_legal(folder: Path) -> Record:
+def _require_legal(folder: Path, unproven: Collection[str]) -> Record:
     """verdict.json, if every rule passed when it was written, and those on files still pass."""
     from paramgolf.referee.check import check
     from paramgolf.referee.finding import Verdict
 
     kept = Verdict.from_json((folder / "verdict.json").read_text(encoding="utf-8"))
-    for verdict, when in ((kept, "verdict.json says"), (check(folder), "its files say now")):
-        if not verdict.legal:
-            broken = [f for status in ("FAIL", "UNPROVEN") for f in verdict.findings if f.status == status]
-            first = f"{broken[0].rule} {broken[0].status}: {broken[0].says}" if broken else "no rule was applied"
-            more = f" (also {', '.join(f.rule for f in broken[1:])})" if len(broken) > 1 else ""
-            raise CheckFailed(f"{folder} is not legal, {when}: {first}{more}")
+    _refuse_illegal(folder, kept, "verdict.json says", unproven)
+    _refuse_illegal(folder, check(folder), "its files say now", unproven)
     return kept.record()
+
+
+def _refuse_illegal(folder: Path, verdict: Verdict, when: str, unproven: Collection[str]) -> None:
+    if not verdict.findings:
+        raise CheckFailed(f"{folder} is not legal, {when}: no rule was applied")
+    broken = list(verdict.with_status("FAIL"))
+    lacking = [finding for finding in verdict.with_status("UNPROVEN") if finding.rule not in unproven]
+    if not broken and not lacking:
+        return
+    first, *rest = [*broken, *lacking]
+    also = f" (also {', '.join(finding.rule for finding in rest)})" if rest else ""
+    flags = " ".join(f"--unproven {finding.rule}" for finding in lacking)
+    step = "" if broken else f"\nprove it, or submit with {flags}, and the record says that it is not proven"
+    raise CheckFailed(f"{folder} is not legal, {when}: {first.rule} {first.status}: {first.says}{also}{step}")
 
 
 def _log(path: Path) -> tuple[str, ...]:

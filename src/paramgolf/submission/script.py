@@ -130,8 +130,8 @@ Needs Python 3.11 or newer with these packages, and nothing else:
     python train_gpt.py --extract DIR
 
 DATA is a folder of token shards (*_train_*.bin, *_val_*.bin) with their tokenizer. RUN gets the packed model
-(model.pyz), the score of the held-out shards, and the log. --extract writes the {count} readable source files that
-PAYLOAD below holds (a zip, LZMA-compressed, in base85).
+(model.pyz), the score of the held-out shards (of another text with --text), and the log. --extract writes the
+{count} readable source files that PAYLOAD below holds (a zip, LZMA-compressed, in base85).
 
 Exported by {origin}. RECIPE holds every setting.
 """

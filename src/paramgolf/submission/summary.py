@@ -41,6 +41,11 @@ class Submission:
         """The given name, else the recipe's with the score."""
         return self.credits.name or f"{self.runs[0].recipe.name}: {spread(self.runs, _bpb).mean:.4f} bits per byte"
 
+    def unproven(self) -> list[str]:
+        """Rules that did not pass for every seed."""
+        findings = [finding for run in self.runs for finding in run.verdict["findings"]]
+        return list(dict.fromkeys(finding["rule"] for finding in findings if finding["status"] != "PASS"))
+
     def total_bytes(self, run: ScoredRun) -> int:
         """Script and model of one seed."""
         return self.code_bytes + run.artifact_bytes
@@ -79,6 +84,8 @@ def submission_record(submission: Submission) -> dict[str, Any]:
         "cuda_version": environment.get("cuda"),
         "text": runs[0].score["text"] | {"bytes": runs[0].score["bytes"], "tokens": runs[0].score["tokens"]},
         "documents_not_lossless": runs[0].score.get("documents_not_lossless"),
+        "legal": all(run.verdict["legal"] for run in runs),
+        "unproven": submission.unproven(),
         "meanings": {
             "val_bpb": "mean over the seeds of bits per byte of the raw text, boundary tokens included",
             "val_loss": "mean over the seeds of nats per token",
