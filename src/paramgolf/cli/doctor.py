@@ -46,8 +46,26 @@ def run(options: argparse.Namespace, output: Output) -> int:
 def _measure() -> dict[str, Any]:
     from paramgolf.cli.environment import describe_torch
 
-    found = describe_torch()
+    found = {**describe_torch(), "kernels": _kernels()}
     return {**found, "matmul_gflops": _matmul_gflops(), "tokens_per_second": _token_speed(), "numba_cache": _numba()}
+
+
+def _kernels() -> dict[str, str]:
+    """Which kernel serves each call on the device that trains, in the precision of the contest's models there."""
+    import torch
+
+    from paramgolf.kernels.attention import attention_backend
+    from paramgolf.kernels.loss import loss_backend
+    from paramgolf.kernels.varlen import varlen_backend
+    from paramgolf.ranks import pick_device
+
+    device = pick_device(0)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {
+        "attention": attention_backend(device, dtype),
+        "packed documents": varlen_backend(device, dtype),
+        "loss": loss_backend(device, dtype),
+    }
 
 
 def _matmul_gflops() -> float:
@@ -135,6 +153,7 @@ def _lines(record: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if "matmul_gflops" in record:
         lines += [
+            ("kernels", ", ".join(f"{call}: {kernel}" for call, kernel in record["kernels"].items())),
             ("matmul", f"{record['matmul_gflops']:,.0f} GFLOP/s in float32"),
             ("training", f"{record['tokens_per_second']:,.0f} tokens/s, quickstart model, optimizer left out"),
             ("numba", "caches compiled code" if record["numba_cache"] else "cannot cache compiled code"),
