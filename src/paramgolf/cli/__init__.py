@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 VERBS = {
     "quickstart": "the whole life of a run on this machine in minutes, no downloads",
+    "data fetch": "the contest's published shards, from the hub",
     "data prepare": "text to shards that train and score read",
     "data inspect": "what is in a shard folder",
     "train": "train a recipe on shards; ends with a packed artifact",

@@ -16,7 +16,8 @@ def held_out_text(path: Path, tokenizer: Tokenizer | None = None) -> HeldOutText
     """The held-out text at `path`; of a shard folder its held-out side.
 
     `tokenizer` is for a folder of shards that has none of its own. Raises `TextError` for no text, and for shards
-    whose raw bytes nobody knows because their tokenizer changes text.
+    whose raw bytes are known not to come back because their tokenizer changes text. Of the contest's shards the text
+    is what their tokens decode to, as in the contest's own count of bytes (spec pr549.md 1.6).
     """
     from paramgolf.text.documents import read_documents
     from paramgolf.text.shard_folder import ShardFolder
@@ -25,9 +26,8 @@ def held_out_text(path: Path, tokenizer: Tokenizer | None = None) -> HeldOutText
     if not _has_shards(path):
         return HeldOutText(path.name or str(path), read_documents([path]))
     folder = ShardFolder.open(path, None if _has_tokenizer(path) else tokenizer)
-    held_out = folder.manifest.get("held_out", {})
-    if held_out and held_out.get("documents_that_differ") != 0:
-        differ = held_out.get("documents_that_differ")
+    differ = folder.manifest.get("held_out", {}).get("documents_that_differ")
+    if differ:
         raise TextError(
             f"{path}: {differ} held-out documents do not come back from their tokens, so their bytes are unknown; "
             "score the text itself"

@@ -26,10 +26,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if manifest.get("format") != FORMAT:
             return {}
         missing = sorted(set(manifest["files"]) - {entry.name for entry in path.iterdir()})
+        shards = {shard.name for glob in (TRAIN_GLOB, HELD_OUT_GLOB) for shard in path.glob(glob)}
+        unlisted = sorted(shards - set(manifest["files"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ShardError(f"{file} is no manifest: {error}") from None
     if missing:
         raise ShardError(f"{path} lacks {', '.join(missing)}, which {MANIFEST} lists")
+    if unlisted:
+        raise ShardError(
+            f"{path} holds {', '.join(unlisted)}, which {MANIFEST} does not list: remove what is not its own"
+        )
     return dict(manifest)
 
 

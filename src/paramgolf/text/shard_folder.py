@@ -61,14 +61,18 @@ class ShardFolder:
             raise TextError(f"{self.path} has no training shard ({TRAIN_GLOB})")
         return [read_shard(shard) for shard in self.train_files]
 
+    def held_out_shards(self) -> list[Uint16]:
+        """Memory maps uint16 of the held-out shards; raises `TextError` if there are none."""
+        if not self.held_out_files:
+            raise TextError(f"{self.path} has no held-out shard ({HELD_OUT_GLOB})")
+        return [read_shard(shard) for shard in self.held_out_files]
+
     def held_out_documents(self) -> list[npt.NDArray[np.int32]]:
         """Ids int32 of each held-out document, without its BOS; raises `TextError` if there are no held-out shards.
 
         Tokens before the first BOS, which only a folder of other making has, are a document too.
         """
-        if not self.held_out_files:
-            raise TextError(f"{self.path} has no held-out shard ({HELD_OUT_GLOB})")
-        stream = np.concatenate([read_shard(shard) for shard in self.held_out_files]).astype(np.int32)
+        stream = np.concatenate(self.held_out_shards()).astype(np.int32)
         starts = np.flatnonzero(stream == self.tokenizer.boundary_id)
         documents = np.split(stream, starts)
         return ([documents[0]] if len(documents[0]) else []) + [document[1:] for document in documents[1:]]
