@@ -107,6 +107,10 @@ def _unsay(*names: str) -> Callable[[Path], None]:
     return lambda run: [(run / name).unlink() for name in names] and None
 
 
+def _only_a_partial_score(run: Path) -> None:
+    (run / "score.json").rename(run / "score.partial.json")
+
+
 def _failed_sums(verdict: dict[str, Any]) -> None:
     finding = next(finding for finding in verdict["findings"] if finding["rule"] == "sums-to-one")
     finding |= {"status": "FAIL", "says": "rows sum to 1.2."}
@@ -125,6 +129,7 @@ def _other_bits(score: dict[str, Any]) -> None:
     ("damage", "says", "status"),
     [
         (_unsay("score.json", "bits.npz", "verdict.json"), "it was not scored; first: paramgolf score", 2),
+        (_only_a_partial_score, "has an incomplete score only", 2),
         (_unsay("verdict.json"), "has no verdict.json", 2),
         (
             _unsay("model.pyz", "recipe.json"),

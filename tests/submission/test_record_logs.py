@@ -57,3 +57,11 @@ def test_the_final_line_names_what_was_done(published: Published) -> None:
         "final_roundtrip_exact"
     )
     assert final_label(dataclasses.replace(run, score=run.score | {"adapt": "ttt+ngram"})) == "final_ttt_ngram_exact"
+
+
+def test_all_phases_of_the_evaluation_count(published: Published) -> None:
+    """Where the phases of the evaluation were timed, their sum is its time, not that of the scoring loop alone."""
+    run = published(42)
+    phase = {"name": "evaluation: score", "on_clock": True, "start": 0.0, "seconds": 408.049, "limit": 600.0}
+    timed = run.score | {"ledger": [phase, phase | {"name": "evaluation: open", "seconds": 20.0}]}
+    assert dataclasses.replace(run, score=timed).eval_seconds == 428.049 and run.eval_seconds == 408.049

@@ -66,8 +66,9 @@ class ScoredRun:
 
     @property
     def eval_seconds(self) -> float:
-        """Seconds of scoring, its audit included."""
-        return float(self.score["seconds"])
+        """Seconds of the evaluation: all its phases where they were timed, else those of scoring with its audit."""
+        phases = entries_of(self.score.get("ledger") or [])
+        return max(float(self.score["seconds"]), sum(entry.seconds for entry in phases))
 
     @property
     def text_digest(self) -> str:
@@ -121,6 +122,8 @@ def _require_files(folder: Path) -> None:
     if missing:
         raise RunError(f"{folder} is not the folder of a finished run: it has no {', '.join(missing)}")
     missing = [name for name in _SCORED if not (folder / name).is_file()]
+    if "score.json" in missing and any(folder.glob("score.partial*.json")):
+        raise RunError(f"{folder} has an incomplete score only (score.partial.json); score the whole text in time")
     if missing:
         raise RunError(
             f"{folder} has no {', '.join(missing)}: it was not scored; "
@@ -133,8 +136,6 @@ def _require_whole_score(folder: Path) -> Record:
     from paramgolf.predict.score_file import load, read_record
 
     record = read_record(folder / "score.json")
-    if record.get("complete", True) is not True or record.get("incomplete"):
-        raise RunError(f"{folder / 'score.json'} is an incomplete score; score the whole text within the time")
     found = load(folder)
     if _LIMITED.search(found.text_name):
         raise RunError(
