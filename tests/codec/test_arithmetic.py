@@ -76,11 +76,11 @@ def make_predictor(name: str, lanes: int = 1, chunk: int = 1) -> Predictor:
     if name == "counts":
         return Counts()
     if name == "step":
-        weights = {key: value.detach().numpy() for key, value in make_model().named_parameters()}
+        weights = {key: value.detach().numpy() for key, value in make_model().exported_weights().items()}
         return StepPredictor(weights, MODEL, SCORE, V, BOUNDARY)
     if name == "window":
         return WindowPredictor(make_model(), SCORE, V, BOUNDARY, lanes, 1)
-    return TttPredictor(make_model(), SCORE, V, BOUNDARY, lanes, 1, chunk=chunk)
+    return TttPredictor(WindowPredictor(make_model(), SCORE, V, BOUNDARY, lanes, 1), chunk=chunk)
 
 
 def text(count: int) -> np.ndarray:

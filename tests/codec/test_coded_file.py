@@ -26,6 +26,7 @@ from paramgolf.model.gpt import GPT
 from paramgolf.predict.protocol import Predictor
 from paramgolf.predict.step import StepPredictor
 from paramgolf.predict.ttt import TttPredictor
+from paramgolf.predict.window import WindowPredictor
 from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, TokenizerRecipe
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 
@@ -37,21 +38,22 @@ FIXTURES = [HealthCheck.function_scoped_fixture]
 
 def make_artifact(seed: int = 0) -> Artifact:
     rng = np.random.default_rng(seed)
-    shapes = {name: tuple(p.shape) for name, p in GPT(MODEL, 260).named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in GPT(MODEL, 260).exported_weights().items()}
     weights = {name: (rng.standard_normal(shape) * 0.2).astype(np.float32) for name, shape in shapes.items()}
     recipe = Recipe("test", TokenizerRecipe("bytes", 260), MODEL, score=SCORE)
     return Artifact(recipe, ByteTokenizer(), weights, digest=hashlib.sha256(bytes([seed])).hexdigest())
 
 
-def build(artifact: Artifact, adapt: str, *, incremental: bool) -> Predictor:
+def build(artifact: Artifact, adapt: str, *, incremental: bool, tokens: int | None = None) -> Predictor:
     """The neural part of `build_predictor`, which has tests of its own."""
     assert incremental
     if adapt == "none":
         return StepPredictor(artifact.weights, artifact.recipe.model, artifact.recipe.score, 260, 1)
     if adapt == "ttt":
         model = GPT(artifact.recipe.model, 260)
-        model.load_state_dict({name: torch.from_numpy(value) for name, value in artifact.weights.items()})
-        return TttPredictor(model, artifact.recipe.score, 260, 1, frames_per_batch=1, chunk=1)
+        model.load_exported(artifact.weights)
+        window = WindowPredictor(model, artifact.recipe.score, 260, 1, frames_per_batch=1)
+        return TttPredictor(window, chunk=1, tokens=tokens)
     raise RecipeError(f"unknown adaptation {adapt!r}")
 
 

@@ -36,13 +36,13 @@ def some_chunk(first: int) -> Chunk:
 def test_predictors_of_one_maker_share_nothing(adapt: str) -> None:
     """What one of them observes, updates of the weights included, moves no row of another or of a later one."""
     make = predictor_maker(make_artifact(), adapt, lanes=1)
-    busy, idle = make(), make()
+    busy, idle = make(500), make(500)
     before = idle.predict(some_chunk(0)).realised()
     for first in range(0, 300, 50):
         busy.predict(some_chunk(first)).realised()
         busy.observe(some_chunk(first))
     assert (idle.predict(some_chunk(0)).realised() == before).all()
-    assert (make().predict(some_chunk(0)).realised() == before).all()
+    assert (make(500).predict(some_chunk(0)).realised() == before).all()
     if adapt != "none":
         assert (busy.predict(some_chunk(300)).realised() != idle.predict(some_chunk(300)).realised()).any()
 

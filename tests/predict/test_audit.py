@@ -61,7 +61,7 @@ def every_position(chunk):
 
 def audit_of(predictor, chunk=None, seed=1):
     chunk = some_chunk() if chunk is None else chunk
-    _, audits = ask_audited(predictor, chunk, every_position(chunk), np.random.default_rng(seed))
+    _, audits, _ = ask_audited(predictor, chunk, every_position(chunk), np.random.default_rng(seed))
     return Audit.of(seed, audits)
 
 
@@ -178,7 +178,7 @@ def test_remembering_the_likeliest_chunk_asked_about_is_seen():
     knew = 0
     for seed in range(40):
         chunk, rogue = bigram_text(seed), Remembers("likeliest")
-        _, audits = ask_audited(rogue, chunk, [(0, 3)], np.random.default_rng(seed))
+        _, audits, _ = ask_audited(rogue, chunk, [(0, 3)], np.random.default_rng(seed))
         if np.array_equal(rogue.kept.tokens, chunk.tokens):
             knew += 1
             assert not Audit.of(seed, audits).passed()

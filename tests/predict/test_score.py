@@ -71,12 +71,13 @@ def test_bits_are_those_of_a_plain_loop(lengths: list[int], lanes: int, chunk: i
 
 
 def test_a_uniform_predictor_costs_log2_of_the_vocabulary() -> None:
-    """Frozen uniform rows cost exactly log2 V a token, boundaries included: the definition of bits per byte."""
+    """Frozen uniform rows cost log2 V a token, boundaries included, and the number of tokens is paid for."""
     frozen = Counts()
     frozen.observe = lambda chunk: None
     found = score_of([7, 0, 3], predictor=frozen, raw_bytes=20)
     assert found.tokens == 13
-    assert found.bpb == pytest.approx(13 * math.log2(V) / 20, rel=1e-14)
+    assert found.side_bits == 2 * 3 + 1  # Elias gamma of 14
+    assert found.bpb == pytest.approx((13 * math.log2(V) + found.side_bits) / 20, rel=1e-14)
     assert found.nats_per_token == pytest.approx(math.log(V), rel=1e-14)
 
 

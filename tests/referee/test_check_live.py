@@ -63,7 +63,7 @@ def recorded(folder: Path, text: HeldOutText = TEXT, lanes: int = 1) -> Evidence
 
 
 def judged(found: Evidence, kind: type[Counts] = Counts, text: HeldOutText = TEXT, **made: float) -> dict[str, Finding]:
-    subject = Subject(TOKENIZER, 1, lambda: kind(**made))
+    subject = Subject(TOKENIZER, 1, lambda tokens: kind(**made))
     return {finding.rule: finding for finding in judge_live(found, subject, text, seed=5)}
 
 
@@ -130,7 +130,7 @@ def test_lanes_are_judged_with_their_side_information(tmp_path: Path) -> None:
         found, score={**record, "bpb": (record["bits"] - record["side_bits"]) / record["bytes"]}
     )
     assert credited_once(cheaper, Limits()).status == "FAIL"
-    subject = Subject(TOKENIZER, 3, Counts)
+    subject = Subject(TOKENIZER, 3, lambda tokens: Counts())
     probed = judge_live(found, subject, TEXT, seed=5)
     assert {finding.status for finding in probed} == {"PASS"}
 

@@ -117,7 +117,7 @@ def window(steps, lanes):
 
 
 def ttt(lanes):
-    return TttPredictor(model(60), SCORE, V, BOUNDARY, lanes, chunk=CHUNK)
+    return TttPredictor(WindowPredictor(model(60), SCORE, V, BOUNDARY, lanes), chunk=CHUNK)
 
 
 def counts(lanes):

@@ -1,20 +1,27 @@
 """Bits per byte of held-out text. The score is audited while it is made: at places that the predictor cannot foresee
 its rows are checked to sum to one, to hold what was credited, and to know nothing that comes later; then the live
-probes run a fresh predictor on the start of the text. Exit status 1 if that finds a broken rule.
+probes run a fresh predictor on the start of the text. Exit status 1 if that finds a broken rule, or if the evaluation's
+time runs out: what was measured is then kept as score.partial.json, and is no score.
+
+On several GPUs or processes: `torchrun --nproc_per_node N -m paramgolf score ...`; the score is the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paramgolf.cli.adapt_names import adapt_help
-from paramgolf.cli.arguments import byte_count
+from paramgolf.cli.arguments import byte_count, seconds
 from paramgolf.cli.output import Output
 
 if TYPE_CHECKING:
     from paramgolf.cli.judge import Judged
+    from paramgolf.predict.evaluation import Evaluation
+    from paramgolf.predict.score import Score, ScoreIncomplete
+    from paramgolf.ranks import Ranks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapt", metavar="NAME", help="what adapts, of the names below (default: the recipe's)")
     parser.add_argument("--limit", type=byte_count, metavar="BYTES", help="score the first whole documents only")
     parser.add_argument(
+        "--seconds", type=seconds, metavar="S", help="the evaluation's time (default: the recipe's budget.eval_seconds)"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
@@ -33,15 +43,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
-    """Score, judge, keep, show."""
+    """Score, judge, keep, show; of several ranks one speaks and writes."""
+    from paramgolf.ranks import open_ranks
+
+    begin = time.perf_counter()
+    _refuse_taken(options.out)
+    with open_ranks() as ranks:
+        return _run(options, output, ranks, begin)
+
+
+def _run(options: argparse.Namespace, output: Output, ranks: Ranks, begin: float) -> int:
     from paramgolf.artifact.open import open_artifact
     from paramgolf.cli.held_out import held_out_text
     from paramgolf.cli.judge import judge
+    from paramgolf.predict.evaluation import Evaluation
+    from paramgolf.predict.score import ScoreIncomplete
 
-    _refuse_taken(options.out)
-    artifact = open_artifact(options.artifact)
-    text = held_out_text(options.text, artifact.tokenizer)
-    judged = judge(artifact, text, options.adapt, limit=options.limit)
+    evaluation = Evaluation(options.seconds, ranks, used=time.perf_counter() - begin)
+    try:
+        with evaluation.phase("open"):
+            artifact = open_artifact(options.artifact)
+            text = held_out_text(options.text, artifact.tokenizer)
+        if options.seconds is None:
+            evaluation.limit = artifact.recipe.budget.eval_seconds
+        judged = judge(artifact, text, options.adapt, limit=options.limit, evaluation=evaluation)
+    except ScoreIncomplete as error:
+        return _refuse(error, evaluation, options, output) if ranks.leads else 1
+    if not ranks.leads:
+        return 0
     _show(judged, output)  # first: a full disk must not cost what was found
     if options.out is not None:
         _keep(judged, options.out)
@@ -51,6 +80,19 @@ def run(options: argparse.Namespace, output: Output) -> int:
         output.next("paramgolf", "encode", options.artifact, options.text, f"{options.text.name}.pgc")
     output.result(_record(judged))
     return 1 if judged.failed else 0
+
+
+def _refuse(error: ScoreIncomplete, evaluation: Evaluation, options: argparse.Namespace, output: Output) -> int:
+    """Keep and show what was measured, labelled as no score."""
+    from paramgolf.predict.score_file import partial_record, save_partial
+
+    record = partial_record(error.partial, evaluation.entries(), str(error))
+    output.note(f"paramgolf score: {error}")
+    if options.out is not None:
+        output.say(f"kept in {save_partial(record, options.out)}")
+    empty = dict.fromkeys(("bpb", "bits", "bytes", "tokens", "seconds", "legal", "findings", "audit"))
+    output.result({**empty, **record, "legal": False})
+    return 1
 
 
 def _refuse_taken(folder: Path | None) -> None:
@@ -84,11 +126,23 @@ def _show(judged: Judged, output: Output) -> None:
         output.say(f"{found.bpb:.4f} bits per byte: {found.total_bits:,.0f} bits for {found.bytes:,} bytes")
         speed = found.tokens / found.seconds if found.seconds > 0 else 0.0
         output.say(f"{found.tokens:,} tokens in {found.seconds:.1f} s ({speed:,.0f} tokens/s), adapt {found.adapt}")
+        _show_time(found, output)
         if found.documents_not_lossless:
             documents = len(found.plan.lengths)
             output.say(f"not lossless: {found.documents_not_lossless:,} of {documents:,} documents differ")
     output.table([(finding.status, finding.rule, finding.says) for finding in judged.verdict.findings])
     output.say("legal" if judged.verdict.legal else "NOT legal")
+
+
+def _show_time(found: Score, output: Output) -> None:
+    phases = [f"{entry.name.removeprefix('evaluation: ')} {entry.seconds:.1f} s" for entry in found.ledger]
+    parts = [f"audit {found.audit_seconds:.1f} s"]
+    if found.learning is not None:
+        parts.append(f"test-time training {found.learning.seconds:.1f} s in {found.learning.updates:,} updates")
+    total = sum(entry.seconds for entry in found.ledger)
+    output.say(f"evaluation {total:.1f} s: {', '.join(phases)} (of which {', '.join(parts)})")
+    if found.learning is not None and found.learning.stopped:
+        output.say(f"test-time training stopped: {found.learning.stopped}")
 
 
 def _record(judged: Judged) -> dict[str, Any]:

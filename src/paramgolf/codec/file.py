@@ -103,7 +103,7 @@ def decode_bytes(artifact: Artifact, coded: bytes, progress: Progress | None = N
     """
     header, body = open_file(artifact, coded)
     if header.method == MODEL:
-        data = artifact.tokenizer.decode(_decode(_predictor(artifact, header.adapt), header, body, progress))
+        data = artifact.tokenizer.decode(_decode(_predictor(artifact, header.adapt, header.tokens), header, body, progress))
     else:
         data = body if header.method == RAW else _unxz(body, header.length)
     if len(data) != header.length or data_prefix(data) != header.digest:
@@ -140,16 +140,16 @@ def _unxz(body: bytes, length: int) -> bytes:
         raise CodecError(f"the xz data in the coded file cannot be read: {error}") from None
 
 
-def _predictor(artifact: Artifact, adapt: str) -> Predictor:
+def _predictor(artifact: Artifact, adapt: str, tokens: int) -> Predictor:
     from paramgolf.predict.adapt import build_predictor
 
-    predictor: Predictor = build_predictor(artifact, adapt, incremental=True)
+    predictor: Predictor = build_predictor(artifact, adapt, incremental=True, tokens=tokens)
     return predictor
 
 
 def _modelled(artifact: Artifact, data: bytes, adapt: str, progress: Progress | None) -> _Body:
     tokens = artifact.tokenizer.encode_exact(data).astype(np.int64)
-    predictor, encoder = _predictor(artifact, adapt), TokenEncoder()
+    predictor, encoder = _predictor(artifact, adapt, len(tokens)), TokenEncoder()
     with torch_threads(1):
         encode_chunks(predictor, _told(stream_chunks(tokens, 1), len(tokens), progress), encoder)
     checks = b"".join(_check(tokens[first : first + BLOCK]) for first in range(0, len(tokens), BLOCK))

@@ -11,13 +11,19 @@ Why blind asks come first: a predictor could keep, inside `predict`, the chunk t
 later ask from it. Against the row that it gave before it had been shown token t, that does not help. `ask_audited`
 therefore makes the credited ask itself; `audit_position` comes after it and cannot see such a memory. Rules: C1-C3 of
 the formal conditions (#1017); tests R3, R4, R5 and the decoder challenge R15.
+
+Where a chunk takes long, a *narrow* audit asks for single rows: the blind one and the one again, and with several lanes
+the one beside other lanes. That is still a decoder's view of the position; what is left out is the look at all other
+credits of the chunk, and which of the hidden tokens a row knew (it counts as the target).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +33,7 @@ from paramgolf.predict.protocol import Bool, Chunk, Float64, Predictor
 __all__ = [
     "GPU_TOLERANCE",
     "TOLERANCE",
+    "Asked",
     "Audit",
     "PositionAudit",
     "Tolerance",
@@ -39,7 +46,16 @@ __all__ = [
 ]
 
 FLOOR = -60.0  # nats; below this (1e-26) two entries count as equal, so that -inf never makes a NaN
-_SHUFFLED = ("true", "target", "future", "lanes")
+_WIDE = ("true", "target", "future", "lanes")
+_CREDITS, _AGAIN = -1, -2  # places of asks that are about no single position
+
+
+class Asked(NamedTuple):
+    """The credits of a chunk [B, T] in nats, its audits, and the seconds that asking for the credits took."""
+
+    realised_BT: Float64
+    audits: list[PositionAudit]
+    seconds: float
 
 
 def audit_position(
@@ -49,19 +65,38 @@ def audit_position(
 
     Costs five asks of the chunk. `rng` must be unknown to the predictor. Raises `ValueError` for a padding position.
     """
-    _, audits = _asked(predictor, chunk, [(lane, position)], rng, np.array(realised, dtype=np.float64))
-    return audits[0]
+    places = _checked(chunk, [(lane, position)])
+    answers = _ask_in_random_order(predictor, chunk, places, _wide_asks(predictor, chunk, places, rng), [], rng)
+    return _position_audit(chunk, np.array(realised, dtype=np.float64), 0, lane, position, answers)
 
 
 def ask_audited(
-    predictor: Predictor, chunk: Chunk, positions: Sequence[tuple[int, int]], rng: np.random.Generator
-) -> tuple[Float64, list[PositionAudit]]:
+    predictor: Predictor,
+    chunk: Chunk,
+    positions: Sequence[tuple[int, int]],
+    rng: np.random.Generator,
+    *,
+    narrow: bool = False,
+    now: Callable[[], float] = time.perf_counter,
+) -> Asked:
     """Ask for the credits of a chunk [B, T] and audit some of its (lane, position)s; must be the first ask about it.
 
-    Costs five asks a position (four with a single lane) and one more. After the blind ones it is drawn which ask gives
-    the credits.
+    Costs five asks a position (four with a single lane) and one more; a `narrow` audit two rows a position (one with a
+    single lane) and one more each. After the blind ones it is drawn which ask gives the credits. `now` tells seconds.
     """
-    return _asked(predictor, chunk, positions, rng, None)
+    places = _checked(chunk, positions)
+    # In decoding order, so that no ask shows a token that a later blind one still withholds.
+    order = sorted(range(len(places)), key=lambda place: places[place][1])
+    vocab_size = predictor.vocab_size
+    blind = [_Ask("blind", place, _withheld(chunk, places[place][1], vocab_size, rng), not narrow) for place in order]
+    asks = (_narrow_asks if narrow else _wide_asks)(predictor, chunk, places, rng)
+    answers = _ask_in_random_order(predictor, chunk, places, asks, blind, rng, now)
+    credited = next(answer for ask, answer in answers if ask.place == _CREDITS)
+    audits = [
+        _position_audit(chunk, _credits(credited), place, lane, position, answers)
+        for place, (lane, position) in enumerate(places)
+    ]
+    return Asked(_credits(credited), audits, credited.seconds)
 
 
 def choose_positions(chunk: Chunk, share: float, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -106,44 +141,66 @@ def replace_tokens(chunk: Chunk, where_BT: Bool, vocab_size: int, rng: np.random
 @dataclass(frozen=True)
 class _Ask:
     kind: str
-    place: int  # which of the audited positions; -1 for the ask that gives the credits
+    place: int  # which of the audited positions, or _CREDITS, or _AGAIN
     chunk: Chunk
+    whole: bool  # whether the credits of the whole chunk are wanted too
 
 
 @dataclass(frozen=True)
 class _Answer:
-    realised_BT: Float64
+    realised_BT: Float64 | None
     rows: dict[int, Float64]  # by place
+    seconds: float
 
 
-def _asked(
-    predictor: Predictor,
-    chunk: Chunk,
-    positions: Sequence[tuple[int, int]],
-    rng: np.random.Generator,
-    credited_BT: Float64 | None,
-) -> tuple[Float64, list[PositionAudit]]:
+_Answers = list[tuple[_Ask, _Answer]]
+
+
+def _checked(chunk: Chunk, positions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     real = chunk.real()
     for lane, position in positions:
         if not real[lane, position]:
             raise ValueError(f"lane {lane} position {position} is padding (length {chunk.lengths[lane]})")
-    asks = [_Ask("true", -1, chunk)]
-    for place, (lane, position) in enumerate(positions):
-        kinds = [kind for kind in _SHUFFLED if kind != "lanes" or len(chunk.lengths) > 1]
-        asks += [_Ask(kind, place, _perturbed(chunk, kind, lane, position, predictor, rng)) for kind in kinds]
-    blind = []
-    if credited_BT is None:
-        # In decoding order, so that no ask shows a token that a later blind one still withholds.
-        for place in sorted(range(len(positions)), key=lambda place: positions[place][1]):
-            blind.append(_Ask("blind", place, _withheld(chunk, positions[place][1], predictor.vocab_size, rng)))
+    return list(positions)
+
+
+def _wide_asks(
+    predictor: Predictor, chunk: Chunk, places: list[tuple[int, int]], rng: np.random.Generator
+) -> list[_Ask]:
+    asks = [_Ask("true", _CREDITS, chunk, True)]
+    for place, (lane, position) in enumerate(places):
+        kinds = [kind for kind in _WIDE if kind != "lanes" or len(chunk.lengths) > 1]
+        asks += [_Ask(kind, place, _perturbed(chunk, kind, lane, position, predictor, rng), True) for kind in kinds]
+    return asks
+
+
+def _narrow_asks(
+    predictor: Predictor, chunk: Chunk, places: list[tuple[int, int]], rng: np.random.Generator
+) -> list[_Ask]:
+    asks = [_Ask("true", _CREDITS, chunk, True), _Ask("true", _AGAIN, chunk, False)]
+    if len(chunk.lengths) > 1:
+        for place, (lane, position) in enumerate(places):
+            asks.append(_Ask("lanes", place, _perturbed(chunk, "lanes", lane, position, predictor, rng), False))
+    return asks
+
+
+def _ask_in_random_order(
+    predictor: Predictor,
+    chunk: Chunk,
+    places: list[tuple[int, int]],
+    asks: list[_Ask],
+    blind: list[_Ask],
+    rng: np.random.Generator,
+    now: Callable[[], float] = time.perf_counter,
+) -> _Answers:
+    """The blind asks as they come, then the others shuffled."""
     series = blind + [asks[index] for index in rng.permutation(len(asks))]
-    answers = [(ask, _answer(predictor, ask, positions)) for ask in series]
-    if credited_BT is None:
-        credited_BT = next(answer.realised_BT for ask, answer in answers if ask.place == -1)
-    return credited_BT, [
-        _position_audit(chunk, credited_BT, place, lane, position, answers)
-        for place, (lane, position) in enumerate(positions)
-    ]
+    return [(ask, _answer(predictor, ask, places, now)) for ask in series]
+
+
+def _credits(answer: _Answer) -> Float64:
+    assert answer.realised_BT is not None
+    return answer.realised_BT
 
 
 def _withheld(chunk: Chunk, position: int, vocab_size: int, rng: np.random.Generator) -> Chunk:
@@ -168,13 +225,15 @@ def _perturbed(
     return replace_tokens(chunk, where, predictor.vocab_size, rng)
 
 
-def _answer(predictor: Predictor, ask: _Ask, positions: Sequence[tuple[int, int]]) -> _Answer:
+def _answer(predictor: Predictor, ask: _Ask, positions: Sequence[tuple[int, int]], now: Callable[[], float]) -> _Answer:
     # Copies both ways: the predictor may reuse its buffers, and may not touch the referee's tokens.
     copy = Chunk(ask.chunk.tokens.copy(), ask.chunk.lengths.copy(), ask.chunk.starts.copy())
+    begin = now()
     rows = predictor.predict(copy)
     wanted = range(len(positions)) if ask.kind == "true" else [ask.place]
     row_of = {place: np.array(rows.row(*positions[place]), dtype=np.float64) for place in wanted}
-    return _Answer(np.array(rows.realised(), dtype=np.float64), row_of)
+    realised_BT = np.array(rows.realised(), dtype=np.float64) if ask.whole else None
+    return _Answer(realised_BT, row_of, now() - begin)
 
 
 def _position_audit(
@@ -183,7 +242,7 @@ def _position_audit(
     place: int,
     lane: int,
     position: int,
-    answers: list[tuple[_Ask, _Answer]],
+    answers: _Answers,
 ) -> PositionAudit:
     true = [answer for ask, answer in answers if ask.kind == "true"]
     row = true[0].rows[place]
@@ -225,6 +284,8 @@ def _position_audit(
 
 
 def _credits_differ(answer: _Answer, credited_BT: Float64, where_BT: Bool) -> float:
+    if answer.realised_BT is None:
+        return 0.0  # a narrow ask
     if answer.realised_BT.shape != credited_BT.shape:
         return math.inf
     return largest_difference(answer.realised_BT[where_BT], credited_BT[where_BT])

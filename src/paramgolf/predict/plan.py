@@ -44,7 +44,8 @@ class Plan:
     """The order of one scoring run, as one rank sees it. Made by `plan`.
 
     `steps` chunks are fed to every rank (idle lanes have length 0). `side_bits` is what a decoder must be told besides
-    the tokens: 0 for one lane, whose boundary tokens are paid for in the stream.
+    the tokens: with one lane, whose boundary tokens are paid for in the stream, how many tokens there are; with several
+    the length of every document.
     """
 
     lengths: Int64 = field(repr=False)
@@ -110,10 +111,11 @@ class Plan:
 def plan(lengths: Sequence[int], *, lanes: int = 1, chunk: int, rank: int = 0, world: int = 1) -> Plan:
     """The order in which documents of `lengths` tokens are scored; see docs/architecture.md, "Stream".
 
-    One lane overall: all documents in one stream, each followed by the boundary token. Several: each document goes, in
-    order, to the lane that is free first (ties: the lowest), begins a chunk there and keeps the lane to its end; the
-    lengths are side information of `side_bits` bits. Lanes are numbered over ranks (rank r has the `lanes` lanes from
-    r*lanes on), so 1 rank x 4 lanes visits what 2 ranks x 2 lanes do.
+    One lane overall: all documents in one stream, each followed by the boundary token; the number of tokens is side
+    information. Several: each document goes, in order, to the lane that is free first (ties: the lowest), begins a
+    chunk there and keeps the lane to its end; the lengths are side information. Both are coded as Elias gamma of n + 1.
+    Lanes are numbered over ranks (rank r has the `lanes` lanes from r*lanes on), so 1 rank x 4 lanes visits what 2
+    ranks x 2 lanes do.
     """
     if min(lanes, chunk, world) < 1 or not 0 <= rank < world:
         raise ValueError(f"plan: lanes={lanes}, chunk={chunk}, world={world} must be positive, rank={rank} below world")
@@ -124,7 +126,8 @@ def plan(lengths: Sequence[int], *, lanes: int = 1, chunk: int, rank: int = 0, w
     segments = _stream(sizes, chunk) if everyone == 1 else _lanes(sizes, chunk, everyone)
     steps = int(segments.step.max(initial=-1)) + 1
     mine = segments.take(segments.lane // lanes == rank)
-    return Plan(sizes, lanes, chunk, rank, world, steps, 0 if everyone == 1 else elias_gamma_bits(sizes + 1), mine)
+    told = segments.length.sum(keepdims=True) if everyone == 1 else sizes
+    return Plan(sizes, lanes, chunk, rank, world, steps, elias_gamma_bits(told + 1), mine)
 
 
 def elias_gamma_bits(numbers: npt.ArrayLike) -> int:

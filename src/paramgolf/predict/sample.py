@@ -27,10 +27,10 @@ def sample(
 
     if not temperature >= 0 or tokens < 0:
         raise RecipeError(f"sample: temperature={temperature} and tokens={tokens} must not be negative")
-    predictor = build_predictor(artifact, adapt, incremental=True)
     rng = np.random.default_rng(seed)
     boundary = artifact.tokenizer.boundary_id
     given = artifact.tokenizer.encode_exact(prompt).tolist()
+    predictor = build_predictor(artifact, adapt, incremental=True, tokens=len(given) + tokens)
     for at, token in enumerate(given):
         predictor.observe(single_token(token, start=at == 0))
     drawn: list[int] = []

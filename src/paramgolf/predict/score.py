@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from paramgolf.clock import Entry, Phase
 from paramgolf.errors import CheckFailed, TextError
-from paramgolf.predict.audit import ask_audited
 from paramgolf.predict.audit_record import Audit, PositionAudit
+from paramgolf.predict.audit_time import AuditTime
+from paramgolf.predict.learning import Learning, learning_of
 from paramgolf.predict.plan import Plan
 from paramgolf.predict.plan import plan as make_plan
 from paramgolf.predict.protocol import Bool, Chunk, Float64, Int64, Predictor
@@ -39,7 +41,8 @@ class Score:
     """What every token of a text cost, in plan order, and what was audited meanwhile.
 
     `bits` float64 [N] as credited; `bytes` of the raw documents; `seconds` of the whole loop, of which `audit_seconds`
-    went into audits. With `plan.world` > 1 this is one rank's part: `combine` makes a whole of them.
+    went into audits and `learning.seconds` into test-time training; `ledger` the phases of the evaluation. With
+    `plan.world` > 1 this is one rank's part: `combine` makes a whole of them.
     """
 
     bits: Float64 = field(repr=False)
@@ -55,6 +58,8 @@ class Score:
     documents_not_lossless: int | None = None  # that the tokenizer does not give back; None if nobody looked
     document_bytes: Int64 | None = field(default=None, repr=False)  # [D] raw bytes of each document
     document_hashes: npt.NDArray[np.uint64] | None = field(default=None, repr=False)  # [D]
+    learning: Learning | None = None  # None if the weights stood still
+    ledger: tuple[Entry, ...] = ()
 
     def __post_init__(self) -> None:
         if self.bits.shape != (self.plan.token_count,):
@@ -71,7 +76,7 @@ class Score:
 
     @property
     def side_bits(self) -> int:
-        """Bits of the document lengths; 0 for one lane."""
+        """Bits of the number of tokens (one lane) or of the document lengths (several)."""
         return self.plan.side_bits
 
     @property
@@ -90,6 +95,33 @@ class Score:
         return float(self.bits.sum()) * LN2 / max(self.tokens, 1)
 
 
+@dataclass(frozen=True)
+class Partial:
+    """What was measured before the time ran out: `bits` [n] of the first n tokens of `plan`."""
+
+    bits: Float64 = field(repr=False)
+    plan: Plan
+    text_digest: str
+    seconds: float  # of the loop
+    audit: Audit
+
+
+class ScoreIncomplete(CheckFailed):
+    """The evaluation clock ran out: there is no score, only `partial` (None if scoring had not begun)."""
+
+    def __init__(self, message: str, partial: Partial | None = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+    @staticmethod
+    def before(phase: str, limit: float) -> ScoreIncomplete:
+        """The time was used up before `phase` began."""
+        return ScoreIncomplete(
+            f"incomplete: no token credited, {limit:g} s of budget.eval_seconds were used before {phase!r}; "
+            "give it more (score --seconds)"
+        )
+
+
 def score(
     predictor: Predictor,
     tokens_by_document: Sequence[npt.ArrayLike],
@@ -101,32 +133,39 @@ def score(
     audit_positions: int = 32,
     seed: int | None = None,
     progress: Progress | None = None,
+    phase: Phase | None = None,
 ) -> Score:
-    """Credit every token of the plan once and audit `audit_positions` positions spread over the run.
+    """Credit every token of the plan once and audit about `audit_positions` positions spread over the run.
 
     The audited positions are drawn from `seed`, by default 48 fresh random bits, always some in the first and the last
-    chunk. An audited position costs five asks of its chunk, four with a single lane. Raises `CheckFailed` at once for a
-    credit that is no log-probability, `TextError` for ids outside the vocabulary.
+    chunk; where rows take long there are fewer (`predict/audit_time.py`). `phase` is the clock: its readings are the
+    same on all ranks that score together (they need one `seed`), and if it has a limit that is reached before the last
+    token, `ScoreIncomplete` with what was measured is raised. Raises `CheckFailed` at once for a credit that is no
+    log-probability, `TextError` for ids outside the vocabulary.
     """
     seed = int.from_bytes(os.urandom(6), "little") if seed is None else seed
-    rng = np.random.default_rng(seed)
+    phase = phase or Phase("score", True, None, 0.0, time.perf_counter)
+    places_rng, noise_rng = np.random.default_rng(seed).spawn(2)
+    auditing = AuditTime(phase.seconds)
     bits = np.empty(plan.token_count, dtype=np.float64)
     audits: list[PositionAudit] = []
-    credited, total, audit_seconds, begin = 0, 0.0, 0.0, time.perf_counter()
+    credited, total, begin = 0, 0.0, time.perf_counter()
     for step, chunk in enumerate(plan.chunks(tokens_by_document, boundary_id)):
+        if phase.expired():
+            seconds = time.perf_counter() - begin
+            found = Partial(bits[:credited].copy(), plan, text_digest, seconds, Audit.of(seed, audits))
+            raise ScoreIncomplete(_says_incomplete(found, phase), found)
         real = chunk.real()
         _check_ids(chunk.tokens, predictor.vocab_size)
         at_an_end = step in (0, plan.steps - 1)
-        positions = _draw(real, len(bits) - credited, audit_positions - len(audits), at_an_end, rng)
-        before = time.perf_counter()
-        if positions:
-            with np.errstate(invalid="ignore"):  # an infinite credit is refused below, with its place
-                realised, found = ask_audited(predictor, chunk, positions, rng)
-            audits += found
-            asks = (5 if plan.lanes > 1 else 4) * len(positions)
-            audit_seconds += (time.perf_counter() - before) * asks / (asks + 1)
-        else:
-            realised = np.asarray(predictor.predict(_copy(chunk)).realised(), dtype=np.float64)
+        places = _draw(real, len(bits) - credited, audit_positions - len(audits), at_an_end, places_rng)
+        with np.errstate(invalid="ignore"):  # an infinite credit is refused below, with its place
+            if places:
+                asked = auditing.ask(predictor, _copy(chunk), places, noise_rng, required=at_an_end)
+                realised = asked.realised_BT
+                audits += asked.audits
+            else:
+                realised = auditing.credits(predictor, _copy(chunk))
         part = -_checked(realised, real, step) / LN2
         bits[credited : credited + len(part)] = part
         credited += len(part)
@@ -134,8 +173,9 @@ def score(
         predictor.observe(_copy(chunk))
         if progress is not None:
             progress(credited, len(bits), total)
-    seconds = time.perf_counter() - begin
-    return Score(bits, plan, raw_bytes, text_digest, seconds, audit_seconds, Audit.of(seed, audits))
+    seconds, learnt = time.perf_counter() - begin, learning_of(predictor)
+    found_audit = Audit.of(seed, audits)
+    return Score(bits, plan, raw_bytes, text_digest, seconds, auditing.seconds, found_audit, learning=learnt)
 
 
 def combine(parts: Sequence[Score]) -> Score:
@@ -172,6 +212,15 @@ def bits_by_position(score: Score, bins: int = 32) -> tuple[Float64, Float64, In
     kept = counts > 0
     edges = np.append(edges[:-1][kept], edges[-1])
     return edges.astype(np.float64), sums[kept] / counts[kept], counts[kept]
+
+
+def _says_incomplete(found: Partial, phase: Phase) -> str:
+    limit = f"{phase.limit:.1f} s" if phase.limit is not None else "the time"
+    return (
+        f"incomplete: {len(found.bits):,} of {found.plan.token_count:,} tokens credited when {limit} of phase "
+        f"{phase.name!r} were used up; score less (--limit BYTES), with more GPUs (torchrun) or a larger score.stride, "
+        "or give it more than budget.eval_seconds (--seconds)"
+    )
 
 
 def _worst(one: Audit, other: Audit) -> Audit:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from paramgolf.text.tokenizer import TokenIds, Tokenizer
 
 if TYPE_CHECKING:
     from paramgolf.artifact.artifact import Artifact
+    from paramgolf.predict.evaluation import Evaluation
 
 SHORT_DOCUMENT = 64  # bytes; shorter documents (licence lines, empty files) coincide without a leak
 
@@ -35,32 +37,42 @@ def score_text(
     audit_positions: int = 32,
     seed: int | None = None,
     progress: Progress | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Score:
     """Score `text`, or its first whole documents of at least one and at most `limit` bytes, with the artifact.
 
-    Lanes and chunk come from the artifact's recipe; `adapt` None means the recipe's own. Raises `LeakError` unless the
-    text is held out, else as `score` does.
+    Lanes and chunk come from the artifact's recipe; `adapt` None means the recipe's own. `evaluation` is the clock, and
+    the ranks that share the work (all of them call this and return the same score); None is one rank without a limit.
+    Raises `LeakError` unless the text is held out, else as `score` does.
     """
     from paramgolf.predict.adapt import build_predictor
+    from paramgolf.predict.evaluation import Evaluation
 
     if not isinstance(text, HeldOutText):
         raise LeakError(f"a score is of HeldOutText, not of {type(text).__name__} {text.name!r}")
+    evaluation = evaluation or Evaluation()
     settings, tokenizer = artifact.recipe.score, artifact.tokenizer
     chosen = adapt if adapt is not None else settings.adapt
-    part = text if limit is None else first_documents(text, limit)
-    tokens = encode_documents(tokenizer, part.documents)
-    order = plan([len(ids) for ids in tokens], lanes=settings.lanes, chunk=settings.chunk)
-    found = score(
-        build_predictor(artifact, chosen, lanes=settings.lanes),
-        tokens,
-        order,
-        tokenizer.boundary_id,
-        raw_bytes=part.size(),
-        text_digest=part.digest,
-        audit_positions=audit_positions,
-        seed=seed,
-        progress=progress,
-    )
+    with evaluation.phase("tokenise"):
+        part = text if limit is None else first_documents(text, limit)
+        tokens = encode_documents(tokenizer, part.documents)
+        order = plan([len(ids) for ids in tokens], lanes=settings.lanes, chunk=settings.chunk)
+    with evaluation.phase("build predictor"):
+        ranks = evaluation.ranks if evaluation.ranks.world > 1 else None
+        predictor = build_predictor(artifact, chosen, lanes=settings.lanes, tokens=order.token_count, ranks=ranks)
+    with evaluation.phase("score") as phase:
+        found = score(
+            predictor,
+            tokens,
+            order,
+            tokenizer.boundary_id,
+            raw_bytes=part.size(),
+            text_digest=part.digest,
+            audit_positions=audit_positions,
+            seed=int(evaluation.ranks.agree(fresh_seed())) if seed is None else seed,
+            progress=progress,
+            phase=phase,
+        )
     return dataclasses.replace(
         found,
         text_name=part.name,
@@ -69,7 +81,13 @@ def score_text(
         documents_not_lossless=0 if tokenizer.lossless else check_losslessness(tokenizer, part.documents).differ,
         document_bytes=np.array([len(document) for document in part.documents], dtype=np.int64),
         document_hashes=document_hashes(part.documents),
+        ledger=evaluation.entries(),
     )
+
+
+def fresh_seed() -> int:
+    """48 random bits that nobody could foresee; a float64 holds them exactly."""
+    return int.from_bytes(os.urandom(6), "little")
 
 
 def encode_documents(tokenizer: Tokenizer, documents: Sequence[bytes]) -> list[TokenIds]:

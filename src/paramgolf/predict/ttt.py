@@ -1,62 +1,56 @@
 """Score-first test-time training: every token is predicted before the weights may learn from it (PR #461, #549).
 
-Legend: B lanes, F frames of a batch, W window.
-
 `observe` is the only place that trains: when `score.ttt_chunk` tokens (of all lanes together) have been observed, a
-private copy of the model takes `ttt_epochs` passes of AdamW over exactly those tokens, and the next rows come from the
-new weights.
+private copy of the model takes `ttt_epochs` passes over exactly those tokens, and the next rows come from the new
+weights. The last chunk of a text is not trained on: no row would come from it. Settings: `ScoreRecipe`.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+import time
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from paramgolf.errors import RecipeError
-from paramgolf.model.gpt import GPT
+from paramgolf.predict.learning import Learning
 from paramgolf.predict.protocol import Chunk, Int64
+from paramgolf.predict.ttt_step import IGNORED, Trainer, learning_rate
 from paramgolf.predict.window import WindowPredictor, WindowRows
-from paramgolf.recipe import ScoreRecipe
-
-CLIP_NORM = 1.0
-TRAIN_FRAMES = 8  # frames of one training step
-IGNORED = -100  # target of a padding position
 
 
 class TttPredictor:
-    """A `WindowPredictor` whose weights learn from the tokens already scored. `model` itself is never changed.
+    """A predictor like `window` whose weights learn from the tokens already scored; the model of `window` never does.
 
     With one lane the weights move at exactly every `ttt_chunk`-th position, so `chunk` (the length of the chunks that
     will come; None means `score.chunk`) must divide it: `RecipeError` otherwise, and `ValueError` for a chunk that
     straddles such a position. With several lanes they move after the chunk that completes `ttt_chunk` tokens.
+
+    `tokens` is how many the text has, boundaries included, if that is known; a cosine schedule needs it. When a
+    gradient or a weight comes out infinite or as no number, the weights go back to what scored the last chunk and stay
+    there (`learning.stopped` says so): such an update is never used, and a decoder does the same.
     """
 
-    def __init__(
-        self,
-        model: GPT,
-        recipe: ScoreRecipe,
-        vocab_size: int,
-        boundary_id: int,
-        lanes: int = 1,
-        frames_per_batch: int = 8,
-        chunk: int | None = None,
-    ) -> None:
+    def __init__(self, window: WindowPredictor, *, chunk: int | None = None, tokens: int | None = None) -> None:
+        recipe = window.recipe
         chunk = recipe.chunk if chunk is None else chunk
-        if lanes == 1 and recipe.ttt_chunk % chunk:
+        if window.lanes == 1 and recipe.ttt_chunk % chunk:
             raise RecipeError(
                 f"score.ttt_chunk={recipe.ttt_chunk} is no multiple of score.chunk={chunk}: "
                 "with one lane the weights may only move between chunks"
             )
         self.recipe = recipe
-        self.vocab_size = vocab_size
-        self._model = copy.deepcopy(model).requires_grad_(True)
-        self._window = WindowPredictor(self._model, recipe, vocab_size, boundary_id, lanes, frames_per_batch)
-        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=recipe.ttt_lr, weight_decay=0.0)
-        self._pending = Pending(recipe.window, boundary_id, lanes)
+        self.vocab_size = window.vocab_size
+        self.learning = Learning()
+        self._tokens = tokens
+        self._chunks = None if tokens is None else math.ceil(tokens / recipe.ttt_chunk)
+        learning_rate(recipe, 0, self._chunks)
+        self._model = copy.deepcopy(window.model)
+        self._window = window.reading(self._model)
+        self._trainer = Trainer(self._model, recipe, window.ranks)
+        self._pending = Pending(recipe.window, window.boundary_id, window.lanes)
+        self._observed = 0
 
     def predict(self, chunk: Chunk) -> WindowRows:
         """Rows of the chunk [B, T] from the present weights."""
@@ -68,26 +62,25 @@ class TttPredictor:
         return self._window.predict(chunk)
 
     def observe(self, chunk: Chunk) -> None:
-        """Append the chunk's tokens; train when `ttt_chunk` tokens have come together."""
+        """Append the chunk's tokens; train when `ttt_chunk` tokens have come together and others will follow."""
         self._window.observe(chunk)
         self._pending.append(chunk)
+        self._observed += int(chunk.lengths.sum())
         if self._pending.count >= self.recipe.ttt_chunk:
             inputs_FW, targets_FW = self._pending.take()
-            for _ in range(self.recipe.ttt_epochs):
-                for first in range(0, len(inputs_FW), TRAIN_FRAMES):
-                    self._step(inputs_FW[first : first + TRAIN_FRAMES], targets_FW[first : first + TRAIN_FRAMES])
+            if self._observed != self._tokens and not self.learning.stopped:
+                self._update(inputs_FW, targets_FW)
 
-    def _step(self, inputs_FW: Int64, targets_FW: Int64) -> None:
-        device = self._model.embedding.weight.device
-        self._optimizer.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            logits: Tensor = self._model.logits(self._model.hidden(torch.from_numpy(inputs_FW).to(device)))
-            targets = torch.from_numpy(targets_FW).to(device)
-            loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-            loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), CLIP_NORM)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+    def _update(self, inputs_FW: Int64, targets_FW: Int64) -> None:
+        learning, begin = self.learning, time.perf_counter()
+        if self._trainer.learn(inputs_FW, targets_FW, learning_rate(self.recipe, learning.updates, self._chunks)):
+            learning.updates += 1
+        else:
+            learning.stopped = (
+                f"update {learning.updates + 1}, after {self._observed:,} tokens, met numbers that are not finite: "
+                "the weights stay those before it"
+            )
+        learning.seconds += time.perf_counter() - begin
 
 
 class Pending:
@@ -109,7 +102,7 @@ class Pending:
         self.count += int(chunk.lengths.sum())
 
     def take(self) -> tuple[Int64, Int64]:
-        """Inputs and targets [frames, W] of all tokens since the last take, padded to whole training steps.
+        """Inputs and targets [frames, window] of all tokens since the last take.
 
         Each token is the target of one place; padding has target `IGNORED`. The next runs go on where these ended.
         """
@@ -117,9 +110,8 @@ class Pending:
             self._close(b, run[-1])
         frames = [run[i : i + self._window + 1] for run in self._runs for i in range(0, len(run) - 1, self._window)]
         self._runs, self.count = [], 0
-        total = len(frames) + -len(frames) % TRAIN_FRAMES
-        inputs_FW = np.full((total, self._window), self._boundary_id, dtype=np.int64)
-        targets_FW = np.full((total, self._window), IGNORED, dtype=np.int64)
+        inputs_FW = np.full((len(frames), self._window), self._boundary_id, dtype=np.int64)
+        targets_FW = np.full((len(frames), self._window), IGNORED, dtype=np.int64)
         for row, frame in enumerate(frames):
             inputs_FW[row, : len(frame) - 1] = frame[:-1]
             targets_FW[row, : len(frame) - 1] = frame[1:]

@@ -1,10 +1,15 @@
 """The neural model as a predictor: rows from overlapping frames of one fixed tensor shape.
 
-Legend: B lanes, T positions of a chunk, F frames of a batch, W window, N real positions of a chunk, S positions of a
-block, D width, V vocabulary.
+Legend: B lanes, T positions of a chunk, F frames, W window, N real positions of a chunk in the order of their frames,
+n positions of a batch, S positions of a block of the head, D width, V vocabulary.
 
 On a CPU, in one fixed shape, what follows a position does not touch its row, not even in the last bit; in another
-shape the same row moves by 1e-6 and more. So frames are always F x W, padded, and the head runs over fixed blocks.
+shape the same row moves by 1e-6 and more. So a batch is always `frames_per_batch` x W, padded, and the head runs over
+fixed blocks of a batch. A batch is computed when one of its rows is first asked for: an audit of a single row of a
+long chunk costs one batch.
+
+With several ranks each computes a contiguous part of a chunk's frames. All ranks must ask for the same, in the same
+order; they all get the same answers.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from paramgolf.model.gpt import GPT
 from paramgolf.predict.frames import FrameGrid
 from paramgolf.predict.lean_forward import lean_hidden, lean_logits
 from paramgolf.predict.protocol import Chunk, Float64, Int64
+from paramgolf.ranks import Ranks
 from paramgolf.recipe import ScoreRecipe
 
 HEAD_LOGITS = 1 << 18  # that go through the head at once: they stay in the cache of a core
@@ -41,11 +47,23 @@ class Lane:
         return Lane(np.concatenate([self.history, tokens])[-window:], self.position + len(tokens))
 
 
+@dataclass(frozen=True)
+class Layout:
+    """The frames that a chunk needs, and which of their rows belong to which position."""
+
+    inputs_FW: Int64
+    first_F: Int64  # offset in the frame of its first kept row; the kept rows are neighbours
+    edges: Int64  # [F + 1]; frame f holds the positions edges[f] <= N < edges[f + 1]
+    lane_N: Int64
+    column_N: Int64
+    place_BT: Int64  # the N of each position, -1 at padding
+
+
 class WindowPredictor:
     """Rows of `model` (left as it is, used without gradients) for `lanes` texts side by side.
 
-    A lane remembers its last `score.window` tokens only. One lane's chunk of `frames_per_batch * score.stride` tokens
-    is exactly one batch. Works on the device and in the precision of the model; log-probabilities are float64.
+    A lane remembers its last `score.window` tokens only. Works on the device and in the precision of the model;
+    log-probabilities are float64.
     """
 
     def __init__(
@@ -56,26 +74,30 @@ class WindowPredictor:
         boundary_id: int,
         lanes: int = 1,
         frames_per_batch: int = 8,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model = model
+        self.recipe = recipe
         self.grid = FrameGrid(recipe.window, recipe.stride)
         self.vocab_size = vocab_size
         self.boundary_id = boundary_id
         self.frames_per_batch = frames_per_batch
+        self.ranks = ranks or Ranks()
         self._lanes = [self._fresh() for _ in range(lanes)]
 
+    @property
+    def lanes(self) -> int:
+        """Texts side by side."""
+        return len(self._lanes)
+
+    def reading(self, model: GPT) -> WindowPredictor:
+        """A fresh predictor like this one that reads another model."""
+        given = (self.recipe, self.vocab_size, self.boundary_id, self.lanes, self.frames_per_batch, self.ranks)
+        return WindowPredictor(model, *given)
+
     def predict(self, chunk: Chunk) -> WindowRows:
-        """Rows of the chunk [B, T]; the body of the model runs here, the head when rows are asked for."""
-        frames, rows, index_BT = self._frames(chunk)
-        device = self.model.embedding.weight.device
-        hidden = []
-        with torch.no_grad():
-            for first in range(0, len(frames), self.frames_per_batch):
-                tokens_FW = torch.from_numpy(frames[first : first + self.frames_per_batch]).to(device)
-                h_FWD = lean_hidden(self.model, tokens_FW)
-                wanted = rows[first // self.frames_per_batch]
-                hidden.append(h_FWD.reshape(-1, h_FWD.shape[-1])[torch.from_numpy(wanted).to(device)])
-        return WindowRows(self.model, hidden, index_BT, chunk, self.vocab_size)
+        """Rows of the chunk [B, T], computed when they are asked for."""
+        return WindowRows(self, self._layout(chunk), chunk)
 
     def observe(self, chunk: Chunk) -> None:
         """Append the chunk's real tokens to the lanes."""
@@ -90,81 +112,122 @@ class WindowPredictor:
             raise ValueError(f"a chunk of {len(chunk.tokens)} lanes for a predictor of {len(self._lanes)}")
         return [self._fresh() if start else lane for lane, start in zip(self._lanes, chunk.starts)]
 
-    def _frames(self, chunk: Chunk) -> tuple[Int64, list[Int64], Int64]:
-        """Inputs [frames, W] in whole batches, the rows to keep of each flattened batch, and where (b, t) went."""
-        window, batch = self.grid.window, self.frames_per_batch
-        inputs: list[Int64] = []
-        kept: list[Int64] = []
-        index_BT = np.full(chunk.tokens.shape, -1, dtype=np.int64)
-        found = 0
+    def _layout(self, chunk: Chunk) -> Layout:
+        window = self.grid.window
+        inputs, firsts, counts = [], [], [0]
+        lanes, columns = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
         for b, lane in enumerate(self._lanes_at(chunk)):
             line, shift = lane.line(chunk.tokens[b, : chunk.lengths[b]])
             for piece in self.grid.pieces(lane.position, lane.position + int(chunk.lengths[b])):
                 frame = line[piece.start - 1 + shift :][:window]
                 inputs.append(np.pad(frame, (0, window - len(frame)), constant_values=self.boundary_id))
-                slot = (len(inputs) - 1) % batch
-                kept.append(slot * window + np.arange(piece.first - piece.start, piece.stop - piece.start))
-                count = piece.stop - piece.first
-                column = piece.first - lane.position
-                index_BT[b, column : column + count] = np.arange(found, found + count)
-                found += count
-        inputs += [np.full(window, self.boundary_id, dtype=np.int64)] * (-len(inputs) % batch)
-        rows = [np.concatenate(kept[first : first + batch]) for first in range(0, len(kept), batch)]
-        return np.array(inputs, dtype=np.int64).reshape(-1, window), rows, index_BT
+                firsts.append(piece.first - piece.start)
+                counts.append(piece.stop - piece.first)
+                lanes.append(np.full(counts[-1], b))
+                columns.append(np.arange(piece.first, piece.stop) - lane.position)
+        lane_N, column_N = np.concatenate(lanes), np.concatenate(columns)
+        place_BT = np.full(chunk.tokens.shape, -1, dtype=np.int64)
+        place_BT[lane_N, column_N] = np.arange(len(lane_N))
+        inputs_FW = np.array(inputs, dtype=np.int64).reshape(-1, window)
+        return Layout(inputs_FW, np.array(firsts, dtype=np.int64), np.cumsum(counts), lane_N, column_N, place_BT)
 
 
 class WindowRows:
-    """Rows held as hidden states; the head runs on demand, in the same blocks always, so answers have the same bits."""
+    """Rows of one chunk; the same position has the same bits whatever else is asked for."""
 
-    def __init__(self, model: GPT, hidden: list[Tensor], index_BT: Int64, chunk: Chunk, vocab_size: int) -> None:
-        self._model = model
-        self._h_ND = torch.cat(hidden) if hidden else torch.empty(0)
-        self._index_BT = index_BT
+    def __init__(self, predictor: WindowPredictor, layout: Layout, chunk: Chunk) -> None:
+        self._predictor = predictor
+        self._layout = layout
         self._chunk = chunk
-        self._vocab_size = vocab_size
+        ranks, frames = predictor.ranks, len(layout.inputs_FW)
+        self._mine = range(frames * ranks.rank // ranks.world, frames * (ranks.rank + 1) // ranks.world)
+        self._states: dict[int, Tensor] = {}  # batch -> states [n, D]
 
     def realised(self) -> Float64:
         """Log-probability in nats of the chunk's tokens [B, T], 0 at padding."""
-        real_BT = self._index_BT >= 0
-        targets_N = torch.from_numpy(self._chunk.tokens[real_BT]).to(self._h_ND.device)
-        credits_N = [
-            logits_SV.gather(1, targets_N[first : first + len(logits_SV), None])[:, 0].double() - norm_S
-            for first, logits_SV, norm_S in self._blocks(0, len(self._h_ND))
+        layout = self._layout
+        begin, end = layout.edges[self._mine.start], layout.edges[self._mine.stop]
+        lane_n, column_n = layout.lane_N[begin:end], layout.column_N[begin:end]
+        targets_n = torch.from_numpy(self._chunk.tokens[lane_n, column_n]).to(self._device())
+        found = [
+            logits_SV.gather(1, targets_n[first - begin :][: len(logits_SV), None])[:, 0].double() - norm_S
+            for first, logits_SV, norm_S in self._blocks(int(begin), int(end))
         ]
-        credits_BT = np.zeros(real_BT.shape, dtype=np.float64)
-        if credits_N:
-            credits_BT[real_BT] = torch.cat(credits_N).cpu().numpy()
-        return credits_BT
+        credits_BT = np.zeros(self._chunk.tokens.shape, dtype=np.float64)
+        if found:
+            credits_BT[lane_n, column_n] = torch.cat(found).cpu().numpy()
+        return self._of_all_ranks(credits_BT)
 
     def row(self, lane: int, position: int) -> Float64:
         """The whole distribution at one real position, [V] nats."""
-        place = int(self._index_BT[lane, position])
+        place = int(self._layout.place_BT[lane, position])
         if place < 0:
             raise IndexError(f"lane {lane} position {position} is padding")
-        first, logits_SV, norm_S = next(self._blocks(place, place + 1))
-        row: Float64 = (logits_SV[place - first].double() - norm_S[place - first]).cpu().numpy()
-        return row
+        row_V: Float64 = self._rows(place, place + 1)[0]
+        return row_V
 
     def all_rows(self, lane: int) -> Float64:
         """The distributions of all real positions of a lane, [length, V] nats."""
-        places = self._index_BT[lane][self._index_BT[lane] >= 0]
-        rows = np.empty((len(places), self._vocab_size), dtype=np.float64)
-        if not len(places):
-            return rows
-        begin, end = int(places[0]), int(places[-1]) + 1
-        for first, logits_SV, norm_S in self._blocks(begin, end):
+        places = self._layout.place_BT[lane][self._layout.place_BT[lane] >= 0]
+        return self._rows(int(places[0]), int(places[-1]) + 1) if len(places) else self._rows(0, 0)
+
+    def _rows(self, begin: int, end: int) -> Float64:
+        """The rows of places `begin <= N < end`."""
+        rows = np.zeros((end - begin, self._predictor.vocab_size), dtype=np.float64)
+        mine = self._layout.edges[self._mine.start], self._layout.edges[self._mine.stop]
+        for first, logits_SV, norm_S in self._blocks(max(begin, int(mine[0])), min(end, int(mine[1]))):
             low, high = max(first, begin), min(first + len(logits_SV), end)
             part = logits_SV[low - first : high - first].double() - norm_S[low - first : high - first, None]
             rows[low - begin : high - begin] = part.cpu().numpy()
-        return rows
+        return self._of_all_ranks(rows)
+
+    def _of_all_ranks(self, values: Float64) -> Float64:
+        """What the ranks computed, each 0 where it is another's part, put together."""
+        return np.asarray(self._predictor.ranks.add(torch.from_numpy(values)).numpy(), dtype=np.float64)
 
     def _blocks(self, begin: int, end: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """For the blocks that hold places `begin <= n < end`: first place, logits [S, V], log-sum-exp [S] float64."""
-        size = max(32, HEAD_LOGITS // self._vocab_size)
+        """For blocks that hold this rank's places `begin <= N < end`: first place, logits [S, V], log-sum-exp [S]."""
+        size = max(32, HEAD_LOGITS // self._predictor.vocab_size)
+        edges = self._layout.edges
         with torch.no_grad():
-            for first in range(begin - begin % size, end, size):
-                logits_SV = lean_logits(self._model, self._h_ND[first : first + size])
+            while begin < end:
+                frame = int(np.searchsorted(edges, begin, side="right")) - 1
+                batch = (frame - self._mine.start) // self._predictor.frames_per_batch
+                base, states_nD = int(edges[self._frames(batch).start]), self._batch(batch)
+                first = (begin - base) // size * size
+                logits_SV = lean_logits(self._predictor.model, states_nD[first : first + size])
                 top_S1 = logits_SV.amax(dim=1, keepdim=True)
                 # Exponentials in float32 are exact to 1e-7 each; only their sum needs float64.
                 total_S = (logits_SV - top_S1).exp_().sum(dim=1, dtype=torch.float64)
-                yield first, logits_SV, total_S.log() + top_S1[:, 0].double()
+                yield base + first, logits_SV, total_S.log() + top_S1[:, 0].double()
+                begin = base + first + len(logits_SV)
+
+    def _frames(self, batch: int) -> range:
+        size = self._predictor.frames_per_batch
+        return self._mine[batch * size : (batch + 1) * size]
+
+    def _batch(self, batch: int) -> Tensor:
+        """States [n, D] of the kept rows of one batch, from the cache or computed."""
+        known = self._states.get(batch)
+        if known is None:
+            known = self._states[batch] = self._computed(self._frames(batch))
+        return known
+
+    def _computed(self, frames: range) -> Tensor:
+        predictor, layout = self._predictor, self._layout
+        window, stride = predictor.grid.window, predictor.grid.stride
+        inputs_FW = np.full((predictor.frames_per_batch, window), predictor.boundary_id, dtype=np.int64)
+        inputs_FW[: len(frames)] = layout.inputs_FW[frames.start : frames.stop]
+        first_F = layout.first_F[frames.start : frames.stop]
+        # All frames but the first of a text keep rows of their last stride alone: two shapes in all.
+        last = stride if int(first_F.min()) >= window - stride else window
+        edges = layout.edges[frames.start : frames.stop + 1]
+        slots = np.repeat(np.arange(len(frames)), np.diff(edges))
+        offset = np.arange(edges[0], edges[-1]) - edges[slots] + first_F[slots] - (window - last)
+        tokens_FW = torch.from_numpy(inputs_FW).to(self._device())
+        h_FTD = lean_hidden(predictor.model, tokens_FW, None if last == window else last)
+        kept = torch.from_numpy(slots * last + offset).to(self._device())
+        return h_FTD.reshape(-1, h_FTD.shape[-1])[kept]
+
+    def _device(self) -> torch.device:
+        return self._predictor.model.embedding.weight.device

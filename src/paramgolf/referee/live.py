@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paramgolf.errors import ParamgolfError, RunError
+from paramgolf.predict.audit_record import GPU_TOLERANCE, TOLERANCE, Tolerance
+from paramgolf.predict.audit_time import SLOW_ROW
 from paramgolf.predict.plan import plan
-from paramgolf.predict.protocol import Int64, Predictor
+from paramgolf.predict.protocol import Chunk, Int64, Predictor, single_token
 from paramgolf.predict.score import score
 from paramgolf.predict.score_text import document_hashes, encode_documents, first_documents
+from paramgolf.recipe import ScoreRecipe
 from paramgolf.referee.evidence import Evidence
 from paramgolf.referee.finding import Finding, Numbers
-from paramgolf.referee.probes import probe_predictor
+from paramgolf.referee.probes import MOST_CANDIDATES, probe_predictor
 from paramgolf.referee.rules_artifact import unlike_artifact
 from paramgolf.text.text import HeldOutText, digest_documents
 from paramgolf.text.tokenizer import Tokenizer
@@ -26,24 +30,52 @@ if TYPE_CHECKING:
     from paramgolf.artifact.artifact import Artifact
 
 SAMPLE_BYTES = 20_000  # scored again and compared with the recorded bits
-PROBE_TOKENS = 1_500
-PROBE_CHUNK = 128
-PROBE_FRAMES = 2  # a chunk of 128 tokens touches no more, and every ask computes them all
-# Some 400 asks are some ten seconds on one core.
-PROBE_POSITIONS = 24
-PROBE_COUNTERFACTUALS = 2
-PROBE_DECODED = 64
+SLOW_SAMPLE_BYTES = 4_000  # where a row takes `SLOW_ROW` seconds
 BITS_TOLERANCE = 1e-3  # bits a token between two runs of one artifact, on other hardware too
+PROBE_FRAMES = 2  # a chunk of 128 tokens touches no more, and every ask computes them all
+UPDATE_CHUNKS = 3  # of a probe, between two updates of the weights
+PROBE_ASKS, PROBE_SECONDS = 400, 20.0  # asks of a probe of usual size, and what they may take
+
+
+@dataclass(frozen=True)
+class ProbeSize:
+    """How much the probes read and ask; `window` is the most that a frame has."""
+
+    tokens: int = 1_500
+    chunk: int = 128
+    window: int = 256
+    positions: int = 24
+    counterfactuals: int = 2
+    candidates: int = MOST_CANDIDATES
+    decoded: int = 64
+
+    def settings(self, settings: ScoreRecipe) -> ScoreRecipe:
+        """The readout of a predictor that is probed: the same code, with frames and updates that a probe can reach."""
+        window = min(settings.window, self.window)
+        stride = min(settings.stride, window)
+        return dataclasses.replace(
+            settings, window=window, stride=stride, chunk=self.chunk, ttt_chunk=UPDATE_CHUNKS * self.chunk
+        )
+
+
+PROBE = ProbeSize()
+# Full-size models on a CPU: some 150 asks of a frame or two.
+SMALL_PROBE = ProbeSize(tokens=400, chunk=32, window=64, positions=8, counterfactuals=1, candidates=16, decoded=16)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is probed: a tokenizer, the lanes it was scored in, how a fresh predictor is made, and fed in probes."""
+    """What is judged: a tokenizer, lanes, and how predictors for a text of so many tokens are made.
+
+    `fresh` makes one as it scored, `probed` one whose readout is of the probe's `size` (None: `fresh` serves both).
+    """
 
     tokenizer: Tokenizer
     lanes: int
-    fresh: Callable[[], Predictor]
-    probe_chunk: int = PROBE_CHUNK
+    fresh: Callable[[int], Predictor]
+    probed: Callable[[int], Predictor] | None = None
+    size: ProbeSize = PROBE
+    tolerance: Tolerance = TOLERANCE
 
 
 def live_findings(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
@@ -69,14 +101,54 @@ def live_findings(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
 
 
 def subject_of(artifact: Artifact, adapt: str) -> Subject:
-    """An artifact with an honest adaptation, ready to be probed in the lanes of its recipe."""
+    """An artifact with an honest adaptation, ready to be probed in the lanes of its recipe; small probes if it is slow.
+
+    The probes shorten the window and the chunks between updates of the weights: they ask hundreds of times, and must
+    see what comes after an update.
+    """
     from paramgolf.predict.adapt import predictor_maker
 
-    settings = artifact.recipe.score
-    fresh = predictor_maker(artifact, adapt, lanes=settings.lanes, frames=PROBE_FRAMES)
-    # With one lane no chunk may straddle an update of the weights.
-    chunk = math.gcd(PROBE_CHUNK, settings.ttt_chunk) if adapt.startswith("ttt") else PROBE_CHUNK
-    return Subject(artifact.tokenizer, settings.lanes, fresh, chunk)
+    lanes, tokenizer = artifact.recipe.score.lanes, artifact.tokenizer
+    size, tolerance = PROBE, TOLERANCE
+    if adapt != "ngram-only":
+        from paramgolf.ranks import pick_device
+
+        tolerance = GPU_TOLERANCE if pick_device(0).type == "cuda" else TOLERANCE
+        alone = predictor_maker(_read_out(artifact, PROBE), "none", lanes=lanes, frames=PROBE_FRAMES)
+        if PROBE_ASKS * _seconds_of_an_ask(alone(0), lanes, PROBE.chunk) > PROBE_SECONDS:
+            size = SMALL_PROBE
+    return Subject(
+        tokenizer,
+        lanes,
+        predictor_maker(artifact, adapt, lanes=lanes),
+        predictor_maker(_read_out(artifact, size), adapt, lanes=lanes, frames=PROBE_FRAMES),
+        size,
+        tolerance,
+    )
+
+
+def _read_out(artifact: Artifact, size: ProbeSize) -> Artifact:
+    recipe = artifact.recipe
+    recipe = dataclasses.replace(recipe, score=size.settings(recipe.score))
+    return dataclasses.replace(artifact, recipe=recipe)
+
+
+def _seconds_of_a_row(predictor: Predictor) -> float:
+    begin = time.perf_counter()
+    predictor.predict(single_token(0, start=True)).row(0, 0)
+    return time.perf_counter() - begin
+
+
+def _seconds_of_an_ask(predictor: Predictor, lanes: int, length: int) -> float:
+    """The faster of two: the first may have to warm up."""
+    tokens = np.zeros((lanes, length), dtype=np.int64)
+    chunk = Chunk(tokens, np.full(lanes, length), np.ones(lanes, dtype=np.bool_))
+    seconds = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        predictor.predict(chunk).realised()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
 
 
 def judge_live(found: Evidence, subject: Subject, text: HeldOutText, seed: int) -> tuple[Finding, ...]:
@@ -92,26 +164,31 @@ def judge_live(found: Evidence, subject: Subject, text: HeldOutText, seed: int) 
 
 def probe_subject(subject: Subject, documents: Sequence[bytes], seed: int) -> list[Finding]:
     """The live probes on fresh predictors, over the first tokens of the documents."""
-    tokens, left = [], PROBE_TOKENS
+    size = subject.size
+    tokens, left = [], size.tokens
     for document in documents:
         tokens.append(np.asarray(encode_documents(subject.tokenizer, [document])[0][:left], dtype=np.int64))
         left -= len(tokens[-1])
         if left <= 0:
             break
+    lengths = [len(ids) for ids in tokens]
+    count = plan(lengths, lanes=subject.lanes, chunk=size.chunk).token_count
 
     def make(_: Sequence[Int64]) -> Predictor:
-        return subject.fresh()
+        return (subject.probed or subject.fresh)(count)
 
     return probe_predictor(
         make,
         tokens,
         lanes=subject.lanes,
-        chunk=subject.probe_chunk,
+        chunk=size.chunk,
         boundary_id=subject.tokenizer.boundary_id,
         seed=seed,
-        positions=PROBE_POSITIONS,
-        counterfactuals=PROBE_COUNTERFACTUALS,
-        decoded_tokens=PROBE_DECODED,
+        positions=size.positions,
+        counterfactuals=size.counterfactuals,
+        candidates=size.candidates,
+        decoded_tokens=size.decoded,
+        tolerance=subject.tolerance,
     )
 
 
@@ -153,8 +230,10 @@ def _scored_again(found: Evidence, subject: Subject, text: HeldOutText, seed: in
     """Bits of the first documents once more; nothing for several lanes, where a sample takes another order."""
     if found.arrays is None or found.plan is None or found.plan.lanes * subject.lanes != 1:
         return ()
+    predictor = subject.fresh(found.plan.token_count)
+    slow = _seconds_of_a_row(predictor) > SLOW_ROW
     try:
-        sample = first_documents(text, SAMPLE_BYTES)
+        sample = first_documents(text, SLOW_SAMPLE_BYTES if slow else SAMPLE_BYTES)
     except ParamgolfError:
         sample = HeldOutText(f"{text.name} (beginning)", [text.documents[0]])
     tokens = encode_documents(subject.tokenizer, sample.documents)
@@ -163,7 +242,7 @@ def _scored_again(found: Evidence, subject: Subject, text: HeldOutText, seed: in
         says = "the artifact's tokenizer cuts the text into other tokens than those that were scored."
         return (Finding("reproducible", "FAIL", says),)
     again = score(
-        subject.fresh(),
+        predictor,
         tokens,
         plan(lengths, chunk=found.plan.chunk),
         subject.tokenizer.boundary_id,

@@ -116,7 +116,7 @@ def questioned_pass(predictor: Predictor, probed: Probed, rng: np.random.Generat
         foreign_first = bool(rng.random() < 0.5)
         if foreign_first:
             _ask_foreign(predictor, chunk, rng)
-        realised, audits = ask_audited(predictor, chunk, probed.places.get(step, []), rng)
+        realised, audits, _ = ask_audited(predictor, chunk, probed.places.get(step, []), rng)
         if not foreign_first:
             _ask_foreign(predictor, chunk, rng)
         found.trace.realised.append(realised)

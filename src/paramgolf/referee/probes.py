@@ -54,6 +54,7 @@ def probe_predictor(
     seed: int,
     positions: int = 32,
     counterfactuals: int = 3,
+    candidates: int = MOST_CANDIDATES,
     decoded_tokens: int = 256,
     tolerance: Tolerance = TOLERANCE,
     claimed_bits: Float64 | None = None,
@@ -61,9 +62,10 @@ def probe_predictor(
     """One finding a rule, from about six passes over the text; choose a text of a few thousand tokens.
 
     `positions` places are drawn from `seed` (unknown to the predictor) and asked seven times each; at `counterfactuals`
-    of them 64 tokens or more are credited in turn. `claimed_bits` [N], bits per token in plan order, are compared with
-    a fresh run. A rogue that cheats on a share s of the positions goes unnoticed by the tests of single places with
-    probability (1 - s)^positions; `share_seen_95` in the numbers is the s that is met in 95 of 100 runs.
+    of them 64 tokens or more, `candidates` at most, are credited in turn. `claimed_bits` [N], bits per token in plan
+    order, are compared with a fresh run. A rogue that cheats on a share s of the positions goes unnoticed by the tests
+    of single places with probability (1 - s)^positions; `share_seen_95` in the numbers is the s that is met in 95 of
+    100 runs.
     """
     rng = np.random.default_rng(seed)
     probed = lay_out(
@@ -75,7 +77,7 @@ def probe_predictor(
     found = [
         *_audit_findings(audit, probed, tolerance),
         *([_asking_leaves_no_trace(plain, questioning, tolerance)] if audit.positions else []),
-        _counterfactual_sum(make, probed, counterfactuals, rng),
+        _counterfactual_sum(make, probed, counterfactuals, candidates, rng),
         _score_before_update(make, probed, plain, tolerance, rng),
         _single_pass(make, probed, plain, tolerance, rng, claimed_bits),
         _blind_decode(make, probed, plain, tolerance, decoded_tokens, rng),
@@ -110,13 +112,13 @@ def _asking_leaves_no_trace(plain: Trace, questioning: Questioning, tolerance: T
     return Finding("predict-is-pure", "FAIL", says, numbers)
 
 
-def _counterfactual_sum(make: Make, probed: Probed, count: int, rng: np.random.Generator) -> Finding:
+def _counterfactual_sum(make: Make, probed: Probed, count: int, candidates: int, rng: np.random.Generator) -> Finding:
     rule = "counterfactual-sum"
     every = [(step, *place) for step, places in sorted(probed.places.items()) for place in places]
     # One from each of `count` equal stretches: what adapts is silent at first.
     stretches = [stretch for stretch in np.array_split(np.arange(len(every)), count) if len(stretch)]
     chosen = [every[int(rng.choice(stretch))] for stretch in stretches]
-    found = counterfactual_pass(make(probed.documents), probed, chosen, MOST_CANDIDATES, rng)
+    found = counterfactual_pass(make(probed.documents), probed, chosen, candidates, rng)
     if not found:
         return Finding(rule, "UNPROVEN", "no position was tried.", {"positions": 0})
     worst = max(found, key=_excess)

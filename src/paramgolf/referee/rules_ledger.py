@@ -28,7 +28,7 @@ def ledger(found: Evidence, limits: Limits) -> Finding:
         return Finding("ledger", "FAIL", "ledger.json lists a phase of negative or endless duration.")
     train = sum(entry.seconds for entry in entries if _is_training(entry))
     evaluation = _evaluation(found, entries)
-    off = [entry for entry in entries if not entry.on_clock and not _is_training(entry) and not _evaluates(entry)]
+    off = [entry for entry in entries if not entry.on_clock and not _is_training(entry) and not evaluates(entry)]
     numbers: Numbers = {
         "train_seconds": train,
         "train_limit": limits.train_seconds,
@@ -61,14 +61,15 @@ def _is_training(entry: Entry) -> bool:
     return entry.on_clock or _LEARNS.search(entry.name) is not None
 
 
-def _evaluates(entry: Entry) -> bool:
+def evaluates(entry: Entry) -> bool:
+    """Whether a phase is part of the evaluation, by its name."""
     return _EVALUATES.search(entry.name) is not None
 
 
 def _evaluation(found: Evidence, entries: Iterable[Entry]) -> float | None:
     """The longer of what the ledger and the score say."""
     seconds = (found.score or {}).get("seconds")
-    listed = [entry.seconds for entry in entries if _evaluates(entry)]
+    listed = [entry.seconds for entry in entries if evaluates(entry)]
     told = [float(min(seconds, LONGEST))] if isinstance(seconds, int | float) and seconds >= 0 else []
     return max([sum(listed), *told]) if listed or told else None
 

@@ -53,7 +53,8 @@ def _recomputed(found: Evidence, numbers: Numbers) -> Finding:
     if not abs(recomputed - claim) <= BPB_TOLERANCE:
         says = f"score.json claims {claim:.9f} bits per byte, the credits add up to {recomputed:.9f}."
         return Finding("credited-once", "FAIL", says, numbers)
-    order = f", and {side:,} bits of lengths are charged" if side else ", boundaries among them"
+    what = "the number of tokens, boundaries among them," if found.plan.boundaries else "the documents' lengths"
+    order = f", and {side:,} bits for {what} are charged"
     says = f"{numbers['tokens']:,} tokens are credited once each{order}; they add up to the claimed {claim:.6f} BPB."
     return Finding("credited-once", "PASS", says, numbers)
 

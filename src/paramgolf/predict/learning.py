@@ -1,0 +1,37 @@
+"""What test-time training did, for whoever shows a score. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass
+class Learning:
+    """Updates made so far, the seconds that they took, and why there will be no more ("" while there may be)."""
+
+    updates: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
+
+    def record(self) -> dict[str, int | float | str]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A predictor whose weights move in `observe`."""
+
+    learning: Learning
+
+
+@runtime_checkable
+class _Mixture(Protocol):
+    neural: object
+
+
+def learning_of(predictor: object) -> Learning | None:
+    """What a predictor, or the neural half of a mixture, has learnt; None if its weights stand still."""
+    inner = predictor.neural if isinstance(predictor, _Mixture) else predictor
+    return inner.learning if isinstance(inner, Learner) else None
