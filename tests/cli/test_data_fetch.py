@@ -129,6 +129,8 @@ class Repository:
     gets: list[tuple[str, int]] = dataclasses.field(default_factory=list)
     sent: int = 0
     digests: bool = True
+    linked: bool = True
+    circle: bool = False
     ranges: bool = True
     wrong_range: bool = False
     busy: int = 0
@@ -166,12 +168,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.leave(503)
         path = unquote(urlsplit(self.path).path)
         if path.startswith("/store/"):
-            return self.content(path.removeprefix("/store/"), {"ETag": '"of-the-store"'}, body)
+            return self.content(path.removeprefix("/store/"), {"ETag": f'"{"ab" * 32}"'}, body)
+        if path.startswith("/datasets/old/name/"):
+            return self.leave(307, {"Location": path.replace("old/name", NAME)})
         if not path.startswith(f"/datasets/{NAME}/resolve/"):
             return self.leave(401, {"X-Error-Code": "RepoNotFound"})
         revision, _, file = path.removeprefix(f"/datasets/{NAME}/resolve/").partition("/")
         if revision not in ("main", COMMIT):
             return self.leave(404, {"X-Error-Code": "RevisionNotFound"})
+        if repository.circle:
+            return self.leave(302, {"Location": self.path})
         if file not in repository.files:
             return self.leave(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         content = repository.files[file]
@@ -180,6 +186,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             tag = {"ETag": f'W/"{blob}"'} if repository.digests else {}
             return self.content(file, headers | tag, body)
+        if not repository.linked:
+            # Another name of this machine: another host, as far as addresses tell.
+            port = repository.endpoint.rsplit(":", 1)[1]
+            return self.leave(302, headers | {"Location": f"http://localhost:{port}/store/{file}"})
         linked = {"X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Linked-Size": str(len(content))}
         return self.leave(302, headers | linked | {"Location": f"/store/{file}"})
 
@@ -216,7 +226,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def repository(monkeypatch):
     """A served repository; nobody waits before another try."""
     monkeypatch.setattr(hub_client.Hub, "wait", lambda *_: None)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     found = Repository()
     handler = type("OneHandler", (Handler,), {"repository": found})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -350,6 +360,26 @@ def test_ctrl_c_loses_nothing(repository, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(hub_download, "_write_all", usual)
     assert fetch(repository, tmp_path / "data", 1) == 0
     assert repository.content_gets(MODEL) == [0, 500]
+
+
+def test_a_repository_that_was_renamed_is_followed(repository, tmp_path, capsys):
+    """The hub redirects old names to the new one; digests are checked all the same."""
+    assert fetch(repository, tmp_path / "data", 1, "--repo", "old/name", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["verified"] == {"sha256": 4, "git-sha1": 1}
+
+
+def test_a_store_elsewhere_is_not_asked_for_digests(repository, tmp_path, capsys):
+    """Where the hub names neither digest nor size, the store tells the size; its own tag is no digest."""
+    repository.linked = False
+    assert fetch(repository, tmp_path / "data", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["verified"] == {"size only": 4, "git-sha1": 1}
+
+
+def test_a_server_that_is_no_hub(repository, tmp_path, capsys):
+    """A server that leads in circles is given up."""
+    repository.circle = True
+    assert fetch(repository, tmp_path / "data", 1) == 2
+    assert "does not say how large datasets/manifest.json is; is it a hub?" in complaint(capsys)
 
 
 def test_a_server_that_comes_back_is_waited_for(repository, tmp_path):

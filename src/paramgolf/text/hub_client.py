@@ -65,7 +65,7 @@ class Hub:
     pause: float = 1.0
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repository):
+        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.repository):
             raise HubError(f"--repo {self.repository!r} is no OWNER/NAME")
         parts = urlsplit(self.endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:
