@@ -9,11 +9,11 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramgolf.errors import ArtifactError
+from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.model.gpt import GPT
 from paramgolf.predict.protocol import Chunk, single_token
 from paramgolf.predict.step import StepPredictor
@@ -27,7 +27,7 @@ SCORE = ScoreRecipe(window=16, stride=12)
 
 def make_weights(recipe: ModelRecipe = MODEL, vocab_size: int = V, scale: float = 0.5) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    shapes = {name: tuple(p.shape) for name, p in GPT(recipe, vocab_size).named_parameters()}
+    shapes = tensor_shapes(recipe, vocab_size)
     return {name: (rng.standard_normal(shape) * scale).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -37,7 +37,7 @@ def make_step(score: ScoreRecipe = SCORE) -> StepPredictor:
 
 def make_window(score: ScoreRecipe = SCORE) -> WindowPredictor:
     model = GPT(MODEL, V)
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in make_weights().items()})
+    model.load_exported(make_weights())
     return WindowPredictor(model, score, V, BOUNDARY)
 
 
@@ -202,7 +202,7 @@ def test_odd_sizes_agree_too() -> None:
     recipe = ModelRecipe(layers=1, width=44, heads=2, kv_heads=1, mlp_ratio=1.7, rope_base=500.0, softcap=8.0)
     weights = make_weights(recipe, 37, 0.3)
     model = GPT(recipe, 37)
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    model.load_exported(weights)
     chunk = make_chunk(np.random.default_rng(8).integers(0, 37, 60))
     expected = WindowPredictor(model, SCORE, 37, BOUNDARY).predict(chunk).all_rows(0)
     rows = StepPredictor(weights, recipe, SCORE, 37, BOUNDARY).predict(chunk).all_rows(0)

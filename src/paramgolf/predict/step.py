@@ -6,20 +6,16 @@ V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from paramgolf.errors import ArtifactError
 from paramgolf.predict.frames import FrameGrid
 from paramgolf.predict.protocol import Chunk, Float64, Int64, TableRows
-from paramgolf.predict.step_kernel import StepCache, StepWeights, forward, head_rows
+from paramgolf.predict.step_kernel import StepCache, forward, head_rows
+from paramgolf.predict.step_weights import Float32, gather_weights
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
-
-Float32 = npt.NDArray[np.float32]
 
 
 class StepRows(TableRows):
@@ -63,7 +59,7 @@ class StepPredictor:
         self.boundary_id = boundary_id
         self.grid = FrameGrid(score_recipe.window, score_recipe.stride)
         self._recipe = model_recipe
-        self._weights = gather_weights(weights, model_recipe, score_recipe.window, vocab_size)
+        self._weights = gather_weights(weights, model_recipe, score_recipe.window, vocab_size, boundary_id)
         self._frame = self._empty_frame()
         self._position = 0
         self._history = self._no_history()
@@ -123,8 +119,8 @@ class StepPredictor:
     def _empty_frame(self) -> _Frame:
         recipe, window = self._recipe, self.grid.window
         shape = recipe.layers, recipe.kv_heads
-        keys_LGKW = np.zeros((*shape, recipe.head_size(), window))
-        return _Frame(StepCache(keys_LGKW, np.zeros((*shape, window, recipe.head_size()))))
+        keys_LGKW = np.zeros((*shape, recipe.head_size(), window), dtype=np.float32)
+        return _Frame(StepCache(keys_LGKW, np.zeros((*shape, window, recipe.head_size()), dtype=np.float32)))
 
     def _rows(
         self, frame: _Frame, line: Int64, shift: int, first: int, stop: int, out_TV: Float64, *, scratch: bool
@@ -137,55 +133,11 @@ class StepPredictor:
                     frame.cache = self._empty_frame().cache
                 frame.start, frame.filled = piece.start, 0
             begin = frame.start + frame.filled  # position whose input comes next
-            inputs = line[begin - 1 + shift : piece.stop - 1 + shift]
-            h_TD = np.empty((len(inputs), self._recipe.width))
+            lead = min(frame.filled, 2)
+            inputs = line[begin - lead - 1 + shift : piece.stop - 1 + shift]
+            h_TD = np.empty((piece.stop - piece.first, self._recipe.width))
             forward(self._weights, frame.cache, inputs, frame.filled, h_TD)
-            frame.filled += len(inputs)
-            wanted = piece.stop - piece.first
-            head_rows(self._weights, h_TD[-wanted:], out_TV[piece.first - first : piece.stop - first])
-
-
-def gather_weights(weights: Mapping[str, Float32], recipe: ModelRecipe, window: int, vocab_size: int) -> StepWeights:
-    """Stack and transpose for the kernel; raise `ArtifactError` if a tensor is missing or has another shape."""
-    width, kv = recipe.width, recipe.kv_width()
-    embedding_VD = _tensor(weights, "embedding.weight", (vocab_size, width))
-    qkv, output, up, down, gain = [], [], [], [], []
-    for layer in range(recipe.layers):
-        attention, mlp = f"blocks.{layer}.attention", f"blocks.{layer}.mlp"
-        shapes = {"query": (width, width), "key": (kv, width), "value": (kv, width)}
-        qkv.append(np.concatenate([_tensor(weights, f"{attention}.{n}.weight", s) for n, s in shapes.items()]).T)
-        output.append(_tensor(weights, f"{attention}.output.weight", (width, width)).T)
-        up.append(_tensor(weights, f"{mlp}.up.weight", (recipe.mlp_width(), width)).T)
-        down.append(_tensor(weights, f"{mlp}.down.weight", (width, recipe.mlp_width())).T)
-        gain.append(_tensor(weights, f"{attention}.query_gain", (recipe.heads,)))
-    cos_WK, sin_WK = rotary_tables(recipe, window)
-    return StepWeights(
-        np.ascontiguousarray(embedding_VD),
-        np.ascontiguousarray(embedding_VD.T),
-        np.ascontiguousarray(np.stack(qkv)),
-        np.ascontiguousarray(np.stack(output)),
-        np.ascontiguousarray(np.stack(up)),
-        np.ascontiguousarray(np.stack(down)),
-        np.stack(gain).astype(np.float64),
-        cos_WK,
-        sin_WK,
-        float(recipe.softcap),
-    )
-
-
-def rotary_tables(recipe: ModelRecipe, window: int) -> tuple[Float64, Float64]:
-    """cos and sin [W, K/2] of position times speed; float32 values, which hides the last bit of a library's cosine."""
-    half = recipe.head_size() // 2
-    angles = [[t * recipe.rope_base ** (-j / half) for j in range(half)] for t in range(window)]
-    cos_WK = np.array([[math.cos(a) for a in row] for row in angles], dtype=np.float32)
-    sin_WK = np.array([[math.sin(a) for a in row] for row in angles], dtype=np.float32)
-    return cos_WK.astype(np.float64), sin_WK.astype(np.float64)
-
-
-def _tensor(weights: Mapping[str, Float32], name: str, shape: tuple[int, ...]) -> Float32:
-    if name not in weights:
-        raise ArtifactError(f"the weights lack {name}")
-    found = weights[name]
-    if found.shape != shape:
-        raise ArtifactError(f"{name} has shape {found.shape}, the recipe says {shape}")
-    return np.asarray(found, dtype=np.float32)
+            frame.filled += len(inputs) - lead
+            head_rows(
+                h_TD, self._weights.head_DV, self._weights.softcap, out_TV[piece.first - first : piece.stop - first]
+            )

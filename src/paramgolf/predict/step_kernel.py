@@ -1,11 +1,11 @@
-"""The GPT of `ModelRecipe` for a few tokens at a time with a key/value cache: float64, one fixed order of summation.
+"""The GPT of `ModelRecipe` for some tokens at a time with a key/value cache: float64, one fixed order of summation.
 
-Legend: T tokens of a call, L layers, D width, H query heads, G key/value heads, K channels of a head, W window,
-J = D + 2 G K (query, key, value side by side), M channels of the MLP, V vocabulary.
+Legend: T inputs of a block, N inputs of a call with those before it, L layers, D width, H query heads, G key/value
+heads, K channels of a head, C = G K, J = 2 C (keys and values side by side), M channels of the MLP, W window,
+V vocabulary, Q rows of queries. Plain reference: `paramgolf.model.gpt.GPT`.
 
-Every product y = x A is a sum over the rows of A from the first to the last, whatever T is. So the result of a token
-has the same bits alone, in a block, with any number of threads, and on any CPU. The inner loops run over the columns of
-A, which vectorises without reordering a sum. Plain reference: `paramgolf.model.gpt.GPT`.
+The layers are one compiled function that calls small ones, few levels deep: numba optimises all that a function calls
+anew in every caller, and a new machine waits for that.
 """
 
 from __future__ import annotations
@@ -17,211 +17,163 @@ import numpy as np
 from numba import njit
 
 from paramgolf.predict.fixed_math import exp_into, log_softmax_into
+from paramgolf.predict.step_embedding import embed
+from paramgolf.predict.step_math import (
+    add_scaled,
+    attend,
+    copy,
+    copy_normalised,
+    exclude,
+    multiply,
+    multiply_live,
+    normalise,
+    rotate,
+    square,
+)
+from paramgolf.predict.step_weights import LayerWeights, StepWeights
 
-EPS = 1e-6
-ROWS = 8  # rows of a weight that are used for all tokens of a call in turn
+BLOCK = 32  # inputs that go through all layers together: what they need stays in the cache of a core
 LOGIT_STEPS = 256.0  # logits are rounded to multiples of 1/256
 
 
-class StepWeights(NamedTuple):
-    """Weights as (in, out) float32, tables and gains float64; see the legend."""
-
-    embedding_VD: Any
-    head_DV: Any
-    qkv_LDJ: Any
-    output_LDD: Any
-    up_LDM: Any
-    down_LMD: Any
-    gain_LH: Any
-    cos_WK: Any  # one half of the channels
-    sin_WK: Any
-    softcap: float
-
-
 class StepCache(NamedTuple):
-    """Keys (channels before positions, so that scores vectorise) and values of one frame, float64."""
+    """Keys (channels before positions, so that scores vectorise) and values of one frame, rounded to float32."""
 
     keys_LGKW: Any
     values_LGWK: Any
 
 
-@njit(cache=True)
-def forward(w: StepWeights, cache: StepCache, tokens_T: Any, first: int, out_TD: Any) -> None:
-    """Run inputs at places first.. of a frame whose earlier ones are cached; `out_TD` = states after the last norm."""
-    count, width = out_TD.shape
-    layers, heads = w.gain_LH.shape
-    groups, size = cache.keys_LGKW.shape[1], cache.keys_LGKW.shape[2]
-    qkv_TJ = np.empty((count, w.qkv_LDJ.shape[2]))
-    x_TD = np.empty((count, width))
-    y_TD = np.empty((count, width))
-    hidden_TM = np.empty((count, w.up_LDM.shape[2]))
-    for t in range(count):
-        for d in range(width):
-            out_TD[t, d] = w.embedding_VD[tokens_T[t], d]
-        normalise(out_TD[t])
+def forward(w: StepWeights, cache: StepCache, tokens_N: Any, first: int, out_TD: Any) -> None:
+    """Run the inputs that stand at places first.. of a frame whose earlier ones are cached.
+
+    `tokens_N` begins with the `min(first, 2)` inputs before them. `out_TD` takes the states after the last norm, of
+    the last inputs only where it has fewer rows.
+    """
+    lead, width, channels = min(first, 2), out_TD.shape[1], w.layers.key_value_LDJ.shape[2] // 2
+    count = len(tokens_N) - lead
+    unread = count - len(out_TD)
+    begin = 0
+    while begin < count:
+        wanted = begin >= unread
+        stop = min(begin + BLOCK, count if wanted else unread)
+        start_TD, value_TC = np.empty((stop - begin, width)), np.empty((stop - begin, channels))
+        embed(w.embedding, tokens_N, lead + begin, first + begin, start_TD, value_TC)
+        h_TD = out_TD[begin - unread : stop - unread] if wanted else np.empty((stop - begin, width))
+        run_layers(w.layers, cache, first + begin, wanted, start_TD, value_TC, h_TD)
+        begin = stop
+
+
+@njit(cache=True, error_model="numpy")
+def run_layers(
+    w: LayerWeights, cache: StepCache, first: int, wanted: bool, start_TD: Any, value_TC: Any, h_TD: Any
+) -> None:
+    """States after all layers of inputs at places first.. of their frame, from the stream before any.
+
+    Unless they are `wanted`, the last layer makes keys and values only, and `h_TD` is left with no meaning.
+    """
+    count, width = h_TD.shape
+    layers, skips = len(w.query_LDD), len(w.skip_SD)
+    x_TD, y_TD = np.empty((count, width)), np.empty((count, width))
+    both_TJ = np.empty((count, w.key_value_LDJ.shape[2]))
+    up_TM = np.empty((count, w.up_LDM.shape[2]))
+    kept_STD = np.empty((skips, count, width))
+    copy(start_TD, h_TD)
     for layer in range(layers):
-        copy_normalised(out_TD, x_TD)
-        multiply(x_TD, w.qkv_LDJ[layer], qkv_TJ)
+        if skips <= layer < 2 * skips:
+            add_scaled(h_TD, kept_STD[2 * skips - 1 - layer], w.skip_SD[layer - skips])
+        if len(w.mix_L2D):
+            mix(h_TD, start_TD, w.mix_L2D[layer])
         keys_GKW, values_GWK = cache.keys_LGKW[layer], cache.values_LGWK[layer]
-        for t in range(count):
-            place = first + t
-            for head in range(heads + groups):
-                part = qkv_TJ[t, head * size : (head + 1) * size]
-                normalise(part)
-                rotate(part, w.cos_WK[place], w.sin_WK[place])
-            for g in range(groups):
-                for k in range(size):
-                    keys_GKW[g, k, place] = qkv_TJ[t, (heads + g) * size + k]
-                    values_GWK[g, place, k] = qkv_TJ[t, (heads + groups + g) * size + k]
-            for head in range(heads):
-                q_K = qkv_TJ[t, head * size : (head + 1) * size]
-                for k in range(size):
-                    q_K[k] *= w.gain_LH[layer, head] / math.sqrt(size)
-                g = head // (heads // groups)
-                attend(q_K, keys_GKW[g], values_GWK[g], place + 1, x_TD[t, head * size : (head + 1) * size])
-        multiply(x_TD, w.output_LDD[layer], y_TD)
-        add(out_TD, y_TD)
-        copy_normalised(out_TD, x_TD)
-        multiply(x_TD, w.up_LDM[layer], hidden_TM)
-        for t in range(count):
-            multiply_squared_relu(hidden_TM[t], w.down_LMD[layer], y_TD[t])
-        add(out_TD, y_TD)
-    for t in range(count):
-        normalise(out_TD[t])
+        copy_normalised(h_TD, w.depth_L[layer], x_TD)
+        multiply(x_TD, w.key_value_LDJ[layer], both_TJ)
+        keep_keys_values(both_TJ, value_TC, w.value_gain_L[layer], w.turn_WJ2, first, keys_GKW, values_GWK)
+        if layer == layers - 1 and not wanted:
+            return
+        multiply(x_TD, w.query_LDD[layer], y_TD)
+        read_heads(y_TD, w.gain_LH[layer], w.turn_WJ2, first, keys_GKW, values_GWK, w.excludes_L[layer])
+        multiply(y_TD, w.output_LDD[layer], x_TD)
+        add_scaled(h_TD, x_TD, w.attention_scale_LD[layer])
+        copy_normalised(h_TD, w.depth_L[layer], x_TD)
+        multiply(x_TD, w.up_LDM[layer], up_TM)
+        square(up_TM, w.slope)
+        if count == 1:
+            multiply_live(up_TM[0], w.down_LMD[layer], y_TD[0])
+        else:
+            multiply(up_TM, w.down_LMD[layer], y_TD)
+        add_scaled(h_TD, y_TD, w.mlp_scale_LD[layer])
+        if layer < skips:
+            copy(h_TD, kept_STD[layer])
+    copy_normalised(h_TD, 1.0, h_TD)
 
 
-@njit(cache=True)
-def head_rows(w: StepWeights, h_TD: Any, out_TV: Any) -> None:
+@njit(cache=True, error_model="numpy")
+def mix(h_TD: Any, start_TD: Any, mix_2D: Any) -> None:
+    """The stream and the first embedding, each with a gain for every channel, into the stream."""
+    for t in range(len(h_TD)):
+        for d in range(h_TD.shape[1]):
+            h_TD[t, d] = mix_2D[0, d] * h_TD[t, d] + mix_2D[1, d] * start_TD[t, d]
+
+
+@njit(cache=True, error_model="numpy")
+def keep_keys_values(
+    both_TJ: Any, value_TC: Any, value_gain: float, turn_WJ2: Any, first: int, keys_GKW: Any, values_GWK: Any
+) -> None:
+    """Norms and positions for the keys of places first.., value embeddings for the values; both into the cache."""
+    groups, size = keys_GKW.shape[0], keys_GKW.shape[1]
+    channels = groups * size
+    for t in range(len(both_TJ)):
+        place = first + t
+        if value_gain != 0.0:
+            for c in range(channels):
+                both_TJ[t, channels + c] += value_gain * value_TC[t, c]
+        for g in range(groups):
+            key_K = both_TJ[t, g * size : (g + 1) * size]
+            normalise(key_K)
+            rotate(key_K, turn_WJ2[place])
+            for k in range(size):
+                keys_GKW[g, k, place] = key_K[k]
+                values_GWK[g, place, k] = both_TJ[t, channels + g * size + k]
+
+
+@njit(cache=True, error_model="numpy")
+def read_heads(
+    y_TD: Any, gain_H: Any, turn_WJ2: Any, first: int, keys_GKW: Any, values_GWK: Any, excludes: bool
+) -> None:
+    """From the queries of places first.., in their stead, what the heads read."""
+    groups, size = keys_GKW.shape[0], keys_GKW.shape[1]
+    heads = len(gain_H) // groups  # that share a key
+    rows = len(y_TD) * heads
+    query_QK, read_QK = np.empty((rows, size)), np.empty((rows, size))
+    for g in range(groups):
+        for n in range(rows):
+            t, head = n // heads, g * heads + n % heads
+            for k in range(size):
+                query_QK[n, k] = y_TD[t, head * size + k]
+            normalise(query_QK[n])
+            rotate(query_QK[n], turn_WJ2[first + t])
+            for k in range(size):
+                query_QK[n, k] *= gain_H[head]
+        attend(query_QK, heads, first, keys_GKW[g], values_GWK[g], read_QK)
+        for n in range(rows):
+            t, head = n // heads, g * heads + n % heads
+            if excludes:
+                exclude(read_QK[n], values_GWK[g, first + t])
+            for k in range(size):
+                y_TD[t, head * size + k] = read_QK[n, k]
+
+
+@njit(cache=True, error_model="numpy")
+def head_rows(h_TD: Any, head_DV: Any, softcap: float, out_TV: Any) -> None:
     """Log-probabilities [T, V] in nats of states [T, D]."""
-    multiply(h_TD, w.head_DV, out_TV)
+    multiply(h_TD, head_DV, out_TV)
     vocab = out_TV.shape[1]
     powers = np.empty(vocab)
     for t in range(len(out_TV)):
         row = out_TV[t]
         for v in range(vocab):
-            row[v] = 2.0 * row[v] / w.softcap
+            row[v] = 2.0 * row[v] / softcap
         exp_into(row, powers, vocab)
         for v in range(vocab):  # tanh(x) = 1 - 2 / (exp(2 x) + 1)
-            capped = w.softcap * (1.0 - 2.0 / (powers[v] + 1.0))
+            capped = softcap * (1.0 - 2.0 / (powers[v] + 1.0))
             powers[v] = math.floor(capped * LOGIT_STEPS + 0.5) / LOGIT_STEPS
         log_softmax_into(powers, row)
-
-
-@njit(cache=True)
-def multiply(x_TI: Any, a_IO: Any, y_TO: Any) -> None:
-    """y = x a, each sum from row 0 of `a` to the last; a few rows of `a` at a time serve all tokens from the cache."""
-    y_TO[:] = 0.0
-    for i in range(0, len(a_IO), ROWS):
-        stop = min(i + ROWS, len(a_IO))
-        part_IO = a_IO[i:stop]
-        for t in range(len(x_TI)):
-            add_rows(x_TI[t, i:stop], part_IO, stop - i, y_TO[t])
-
-
-@njit(cache=True)
-def multiply_squared_relu(x_I: Any, a_IO: Any, y_O: Any) -> None:
-    """y = relu(x)^2 a; rows of `a` that a zero multiplies are skipped, most of them in a trained model."""
-    rows, columns = a_IO.shape
-    live = np.empty(rows, dtype=np.int64)
-    count = 0
-    for i in range(rows):
-        if x_I[i] > 0.0:
-            live[count] = i
-            count += 1
-    y_O[:] = 0.0
-    whole = count - count % 4
-    for n in range(0, whole, 4):
-        i0, i1, i2, i3 = live[n], live[n + 1], live[n + 2], live[n + 3]
-        x0, x1, x2, x3 = x_I[i0] * x_I[i0], x_I[i1] * x_I[i1], x_I[i2] * x_I[i2], x_I[i3] * x_I[i3]
-        a0, a1, a2, a3 = a_IO[i0], a_IO[i1], a_IO[i2], a_IO[i3]
-        for o in range(columns):
-            s = y_O[o] + x0 * a0[o]
-            s = s + x1 * a1[o]
-            s = s + x2 * a2[o]
-            y_O[o] = s + x3 * a3[o]
-    for n in range(whole, count):
-        i = live[n]
-        square = x_I[i] * x_I[i]
-        for o in range(columns):
-            y_O[o] += square * a_IO[i, o]
-
-
-@njit(cache=True)
-def attend(q_K: Any, keys_KW: Any, values_WK: Any, seen: int, out_K: Any) -> None:
-    """Softmax attention of one (scaled) query to the first `seen` places of the frame."""
-    size = len(q_K)
-    scores = np.zeros(seen)
-    add_rows(q_K, keys_KW, size, scores)
-    top = scores[0]
-    for j in range(1, seen):
-        top = max(top, scores[j])
-    for j in range(seen):
-        scores[j] -= top
-    exp_into(scores, scores, seen)
-    total = 0.0
-    for j in range(seen):
-        total += scores[j]
-    out_K[:] = 0.0
-    add_rows(scores, values_WK, seen, out_K)
-    for k in range(size):
-        out_K[k] /= total
-
-
-@njit(cache=True)
-def add_rows(x_I: Any, a_IO: Any, rows: int, y_O: Any) -> None:
-    """y += x[0] a[0] + x[1] a[1] + ... over the first `rows` rows and the first len(y) columns, in that order."""
-    whole = rows - rows % 8
-    columns = len(y_O)
-    for i in range(0, whole, 8):
-        x0, x1, x2, x3 = x_I[i], x_I[i + 1], x_I[i + 2], x_I[i + 3]
-        x4, x5, x6, x7 = x_I[i + 4], x_I[i + 5], x_I[i + 6], x_I[i + 7]
-        for o in range(columns):
-            s = y_O[o] + x0 * a_IO[i, o]
-            s = s + x1 * a_IO[i + 1, o]
-            s = s + x2 * a_IO[i + 2, o]
-            s = s + x3 * a_IO[i + 3, o]
-            s = s + x4 * a_IO[i + 4, o]
-            s = s + x5 * a_IO[i + 5, o]
-            s = s + x6 * a_IO[i + 6, o]
-            y_O[o] = s + x7 * a_IO[i + 7, o]
-    for i in range(whole, rows):
-        for o in range(columns):
-            y_O[o] += x_I[i] * a_IO[i, o]
-
-
-@njit(cache=True)
-def normalise(x: Any) -> None:
-    """x / sqrt(mean(x^2) + 1e-6), in place."""
-    total = 0.0
-    for i in range(len(x)):
-        total += x[i] * x[i]
-    root = math.sqrt(total / len(x) + EPS)
-    for i in range(len(x)):
-        x[i] /= root
-
-
-@njit(cache=True)
-def copy_normalised(x_TD: Any, out_TD: Any) -> None:
-    """The rows of `x_TD`, each normalised."""
-    for t in range(len(x_TD)):
-        for d in range(x_TD.shape[1]):
-            out_TD[t, d] = x_TD[t, d]
-        normalise(out_TD[t])
-
-
-@njit(cache=True)
-def rotate(x_K: Any, cos_K: Any, sin_K: Any) -> None:
-    """Turn the channel pairs (j, j + K/2) in place."""
-    half = len(cos_K)
-    for j in range(half):
-        a, b = x_K[j], x_K[j + half]
-        x_K[j] = a * cos_K[j] + b * sin_K[j]
-        x_K[j + half] = b * cos_K[j] - a * sin_K[j]
-
-
-@njit(cache=True)
-def add(x_TD: Any, y_TD: Any) -> None:
-    """x += y."""
-    for t in range(len(x_TD)):
-        for d in range(x_TD.shape[1]):
-            x_TD[t, d] += y_TD[t, d]

@@ -1,0 +1,150 @@
+"""The weights of an artifact as the stepwise kernel reads them: (in, out), stacked over layers, fixed bits.
+
+Legend: L layers, D width, H query heads, G key/value heads, K channels of a head, C = G K, M channels of the MLP,
+V vocabulary, W window, J turned pairs of channels, B buckets of token pairs, P and E widths of the two further tables,
+S U-Net skips. A part that the recipe switches off has an empty array.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from paramgolf.errors import ArtifactError
+from paramgolf.model.arithmetic import Shapes, tensor_shapes
+from paramgolf.predict.fixed_math import exp_into
+from paramgolf.predict.fixed_rotary import rotary_table
+from paramgolf.predict.protocol import Float64
+from paramgolf.recipe import ModelRecipe
+
+Float32 = npt.NDArray[np.float32]
+
+
+class EmbeddingWeights(NamedTuple):
+    """What a position is before the first block, and its value by token."""
+
+    token_VD: Any  # tables and matrices float32, everything else float64
+    pair_BP: Any
+    pair_PD: Any
+    pair_scale: float
+    smear_D: Any  # share of the position before
+    smear_boundary: int  # the token that takes no share; -1: none
+    value_VE: Any
+    value_EC: Any
+    value_scale: float
+
+
+class LayerWeights(NamedTuple):
+    """Matrices of all layers float32, everything else float64."""
+
+    query_LDD: Any
+    key_value_LDJ: Any  # keys and values side by side, J = 2 C
+    output_LDD: Any
+    up_LDM: Any
+    down_LMD: Any
+    gain_LH: Any  # with the 1 / sqrt(K) of attention
+    value_gain_L: Any  # 0 where a layer has no value embedding
+    excludes_L: Any  # whether a layer's reads leave out the own value
+    mix_L2D: Any
+    attention_scale_LD: Any
+    mlp_scale_LD: Any
+    depth_L: Any
+    skip_SD: Any
+    turn_WJ2: Any  # cosine and sine
+    slope: float
+
+
+class StepWeights(NamedTuple):
+    """All weights, by the kernel that reads them."""
+
+    embedding: EmbeddingWeights
+    layers: LayerWeights
+    head_DV: Any
+    softcap: float
+
+
+def gather_weights(
+    weights: Mapping[str, Float32], recipe: ModelRecipe, window: int, vocab_size: int, boundary_id: int
+) -> StepWeights:
+    """Stack and transpose for the kernel; raise `ArtifactError` if a tensor is missing or has another shape."""
+    source = _Source(weights, tensor_shapes(recipe, vocab_size), recipe.layers)
+    embedding, layers = _embedding(source, recipe, boundary_id), _layers(source, recipe, window)
+    return StepWeights(embedding, layers, source.turned("embedding.weight"), float(recipe.softcap))
+
+
+def _layers(source: _Source, recipe: ModelRecipe, window: int) -> LayerWeights:
+    layers, width = range(recipe.layers), recipe.width
+    values = [float(source.one(f"blocks.{n}.value_scale")[0]) if n in recipe.value_layers else 0.0 for n in layers]
+    depth = [1.0 / math.sqrt(n + 1) if recipe.depth_scale else 1.0 for n in layers]
+    scales, none = recipe.block_scales, np.empty((recipe.layers, 0))
+    return LayerWeights(
+        query_LDD=source.stacked("attention.query.weight"),
+        key_value_LDJ=np.concatenate([source.stacked(f"attention.{n}.weight") for n in ("key", "value")], axis=2),
+        output_LDD=source.stacked("attention.output.weight"),
+        up_LDM=source.stacked("mlp.up.weight"),
+        down_LMD=source.stacked("mlp.down.weight"),
+        gain_LH=source.gains("attention.query_gain") / math.sqrt(recipe.head_size()),
+        value_gain_L=np.array(values),
+        excludes_L=np.array([n in recipe.xsa_layers for n in layers]),
+        mix_L2D=source.gains("residual_mix") if recipe.residual_mix else np.empty((0, 2, width)),
+        attention_scale_LD=source.gains("attention_scale") if scales else none,
+        mlp_scale_LD=source.gains("mlp_scale") if scales else none,
+        depth_L=np.array(depth),
+        skip_SD=source.one("skip_weights").astype(np.float64) if recipe.unet else np.empty((0, width)),
+        turn_WJ2=rotary_table(recipe.turned_channels() // 2, recipe.rope_base_at(window), window),
+        slope=float(recipe.mlp_slope),
+    )
+
+
+def _embedding(source: _Source, recipe: ModelRecipe, boundary_id: int) -> EmbeddingWeights:
+    none = np.empty((0, 0), dtype=np.float32)
+    pairs, values, smears = recipe.bigram_buckets > 0, bool(recipe.value_layers), recipe.smear != "none"
+    return EmbeddingWeights(
+        token_VD=source.one("embedding.weight"),
+        pair_BP=source.one("bigram.embedding.weight") if pairs else none,
+        pair_PD=source.turned("bigram.projection.weight") if pairs else none,
+        pair_scale=float(source.one("bigram.scale")) if pairs else 0.0,
+        smear_D=_sigmoid(source.one("smear.gate").astype(np.float64)) if smears else np.empty(0),
+        smear_boundary=boundary_id if recipe.smear == "within-document" else -1,
+        value_VE=source.one("value_embedding.embedding.weight") if values else none,
+        value_EC=source.turned("value_embedding.projection.weight") if values else none,
+        value_scale=float(source.one("value_embedding.scale")) if values else 0.0,
+    )
+
+
+def _sigmoid(x: Float64) -> Float64:
+    powers = np.empty_like(x)
+    exp_into(np.minimum(-x, 700.0), powers, len(x))
+    return 1.0 / (1.0 + powers)
+
+
+class _Source:
+    """Tensors of an artifact, checked against the shapes of its recipe as they are fetched."""
+
+    def __init__(self, weights: Mapping[str, Float32], shapes: Shapes, layers: int) -> None:
+        self._weights, self._shapes, self._layers = weights, shapes, layers
+
+    def one(self, name: str) -> Float32:
+        """A tensor as it is, contiguous."""
+        if name not in self._weights:
+            raise ArtifactError(f"the weights lack {name}")
+        found = self._weights[name]
+        if found.shape != self._shapes[name]:
+            raise ArtifactError(f"{name} has shape {found.shape}, the recipe says {self._shapes[name]}")
+        return np.array(found, dtype=np.float32, order="C")
+
+    def turned(self, name: str) -> Float32:
+        """A matrix as (in, out)."""
+        return np.ascontiguousarray(self.one(name).T)
+
+    def stacked(self, kind: str) -> Float32:
+        """The matrices of all layers, [L, in, out]."""
+        return np.stack([self.turned(f"blocks.{layer}.{kind}") for layer in range(self._layers)])
+
+    def gains(self, kind: str) -> Float64:
+        """The vectors of all layers in float64, [L, ...]."""
+        return np.stack([self.one(f"blocks.{layer}.{kind}") for layer in range(self._layers)]).astype(np.float64)
