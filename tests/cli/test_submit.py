@@ -298,7 +298,7 @@ def test_extracted_sources_run_too(clean: Path) -> None:
 
 @pytest.mark.slow
 def test_the_exported_script_runs_under_torchrun(clean: Path) -> None:
-    """Two ranks train together and leave one scored run."""
+    """Two ranks train and score together and leave one run, whose ledger has every phase once."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["train_gpt.py", "--data", "data", "--out", "two"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -306,3 +306,17 @@ def test_the_exported_script_runs_under_torchrun(clean: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads((clean / "two" / "env.json").read_text())["ranks"] == 2
     assert json.loads((clean / "two" / "verdict.json").read_text())["legal"] is True
+    phases = [entry["name"] for entry in json.loads((clean / "two" / "ledger.json").read_text())]
+    assert "train" in phases and any("evaluation" in name for name in phases) and len(phases) == len(set(phases))
+
+
+@pytest.mark.slow
+def test_the_exported_script_stops_when_its_evaluation_does(home: Path, clean: Path) -> None:
+    """A score that its time does not suffice for is refused with exit status 1, what was measured is kept as no score,
+    and the run cannot be submitted."""
+    script = (clean / "train_gpt.py").read_text().replace('"eval_seconds": 600.0', '"eval_seconds": 1e-06')
+    (clean / "hurried.py").write_text(script)
+    done = _python(clean, "hurried.py", "--data", "data", "--out", "hurried")
+    assert done.returncode == 1 and "incomplete" in done.stderr and "Traceback" not in done.stderr
+    assert (clean / "hurried" / "score.partial.json").exists() and not (clean / "hurried" / "score.json").exists()
+    assert main(["submit", str(clean / "hurried"), "--out", str(clean / "never")]) == 2

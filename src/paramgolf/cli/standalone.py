@@ -1,5 +1,5 @@
 """Train the recipe that this script holds on a folder of shards, pack the model, score the folder's held-out shards,
-and judge the score: all into one new run folder. Under torchrun it trains on all ranks. Stop it with Ctrl-C (or kill
+and judge the score: all into one new run folder. Under torchrun all ranks train and score. Stop it with Ctrl-C (or kill
 it): --resume RUN goes on where it was.
 """
 
@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,14 @@ from paramgolf.cli.trouble import explain
 from paramgolf.recipe import Recipe
 
 if TYPE_CHECKING:
+    from paramgolf.cli.judge import Judged
     from paramgolf.cli.life import TrainingData
     from paramgolf.ranks import Ranks
+    from paramgolf.run_folder import RunFolder
     from paramgolf.text.text import HeldOutText
 
 NAME = "train_gpt.py"
+WAIT_SECONDS = 3600.0  # that ranks wait for each other: while one packs, the others have nothing to do
 
 
 def main(recipe_json: str, words: Sequence[str]) -> int:
@@ -51,7 +55,7 @@ def main(recipe_json: str, words: Sequence[str]) -> int:
 
 
 def run(recipe: Recipe, options: argparse.Namespace, output: Output) -> int:
-    """Train or go on, pack, score, judge; 1 if a rule is broken."""
+    """Train or go on, pack, score, judge; 1 if a rule is broken or the evaluation's time runs out."""
     from paramgolf.artifact.compile_cache import cache_compiled_sources
     from paramgolf.cli.held_out import held_out_text
     from paramgolf.cli.life import data_of_folder
@@ -60,11 +64,13 @@ def run(recipe: Recipe, options: argparse.Namespace, output: Output) -> int:
 
     cache_compiled_sources()
     data = data_of_folder(ShardFolder.open(options.data), options.data)
-    with open_ranks() as ranks:
-        # Before training, so that a text that cannot be scored costs nothing; only one rank scores.
-        text = held_out_text(options.text or options.data, data.tokenizer) if ranks.leads else None
+    begin = time.perf_counter()
+    # Before training, so that a text that cannot be scored costs nothing; the time counts as evaluation.
+    text = held_out_text(options.text or options.data, data.tokenizer)
+    reading = time.perf_counter() - begin
+    with open_ranks(WAIT_SECONDS) as ranks:
         final = _train(recipe, data, options, ranks)
-    return 0 if final is None or text is None else _score(final, text, output)
+        return _score(final, text, reading, ranks, output)
 
 
 def _parser() -> Parser:
@@ -86,8 +92,8 @@ def _varied(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     return recipe if options.seed is None else dataclasses.replace(recipe, seed=options.seed)
 
 
-def _train(recipe: Recipe, data: TrainingData, options: argparse.Namespace, ranks: Ranks) -> Path | None:
-    """The finished run on the leading rank, None on the others."""
+def _train(recipe: Recipe, data: TrainingData, options: argparse.Namespace, ranks: Ranks) -> Path:
+    """The finished run, on every rank."""
     from paramgolf.cli.life import (
         discarded_if_nothing_is_saved,
         log,
@@ -111,49 +117,66 @@ def _train(recipe: Recipe, data: TrainingData, options: argparse.Namespace, rank
             write_env(folder, data, ranks, [_command(options, out)])
             log(folder, f"recipe {recipe.name} {recipe.fingerprint()}, seed {recipe.seed}, on {options.data}")
         ranks.agree(0.0)
-        return train_and_pack(recipe, data, folder, ranks)
+        train_and_pack(recipe, data, folder, ranks)
+    return _packed(folder, ranks)
 
 
-def _resume(path: Path, data: TrainingData, ranks: Ranks) -> Path | None:
+def _resume(path: Path, data: TrainingData, ranks: Ranks) -> Path:
     from paramgolf.cli.life import log, require_tokenizer, train_and_pack
     from paramgolf.run_folder import RunFolder
 
     folder = RunFolder.resume(path)
     if folder.finished:
-        return folder.final_path if ranks.leads else None  # trained before; only its score may be missing
+        return folder.final_path  # trained before; only its score may be missing
     recipe = Recipe.from_json(folder.read_text("recipe.json"))
     require_tokenizer(recipe, data.tokenizer, data.source)
     if ranks.leads:
         log(folder, "resumed")
-    return train_and_pack(recipe, data, folder, ranks)
+    train_and_pack(recipe, data, folder, ranks)
+    return _packed(folder, ranks)
 
 
-def _score(final: Path, text: HeldOutText, output: Output) -> int:
-    """Score the text with the packed file, keep score and verdict in the run, show both."""
-    import json
+def _packed(folder: RunFolder, ranks: Ranks) -> Path:
+    """The run's final place, once the rank that packs has put it there."""
+    ranks.agree(0.0)
+    return folder.final_path
 
+
+def _score(final: Path, text: HeldOutText, reading: float, ranks: Ranks, output: Output) -> int:
+    """Score the text with the packed file on all ranks; one keeps score and verdict in the run, and shows both."""
     from paramgolf.artifact.open import open_artifact
-    from paramgolf.cli.judge import judge, save_judged
+    from paramgolf.cli.judge import judge
     from paramgolf.cli.life import ARTIFACT
-    from paramgolf.clock import Clock
     from paramgolf.errors import OutputError
-    from paramgolf.run_folder import write_atomically
+    from paramgolf.predict.evaluation import Evaluation
+    from paramgolf.predict.score import ScoreIncomplete
+    from paramgolf.predict.score_file import partial_record, save_partial
 
     if (final / "score.json").exists():
         raise OutputError(f"{final} is trained and scored; choose another --out")
-    artifact = open_artifact(final / ARTIFACT)
-    clock = Clock()
-    clock.restore(json.loads((final / "ledger.json").read_text(encoding="utf-8")))
-    with clock.phase("score and referee", on_clock=True, limit=artifact.recipe.budget.eval_seconds):
-        judged = judge(artifact, text)
-    write_atomically(final / "ledger.json", (json.dumps(clock.record(), indent=1) + "\n").encode())
+    evaluation = Evaluation(None, ranks, used=reading)
+    try:
+        with evaluation.phase("open"):
+            artifact = open_artifact(final / ARTIFACT)
+        evaluation.limit = artifact.recipe.budget.eval_seconds
+        judged = judge(artifact, text, evaluation=evaluation)
+    except ScoreIncomplete as error:
+        if ranks.leads:
+            kept = save_partial(partial_record(error.partial, evaluation.entries(), str(error)), final)
+            output.note(f"what was measured is in {kept}")
+        raise
+    return _keep(judged, final, artifact.sizes["file"], output) if ranks.leads else 0
+
+
+def _keep(judged: Judged, final: Path, size: int, output: Output) -> int:
+    from paramgolf.cli.judge import save_judged
+
     verdict = save_judged(judged, final)
-    size = artifact.sizes["file"]
     output.table([(finding.status, finding.rule, finding.says) for finding in verdict.findings])
     if judged.score is not None:
         output.say(
             f"{judged.score.bpb:.8f} bits per byte, {judged.score.nats_per_token:.8f} nats per token; "
-            f"{'legal' if verdict.legal else 'NOT legal'}; {final / ARTIFACT}: {size:,} bytes"
+            f"{'legal' if verdict.legal else 'NOT legal'}; {final}: {size:,} bytes of model"
         )
     found: dict[str, Any] = {"run": final, "artifact_bytes": size, "legal": verdict.legal}
     output.result(found | {"bpb": None if judged.score is None else judged.score.bpb})
