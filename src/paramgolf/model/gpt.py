@@ -32,11 +32,15 @@ BOUNDARY_ID = 1  # of the contest's tokenizers, and of ours
 class GPT(nn.Module):
     """See the module docstring. `boundary_id` is the token between documents, for the parts that must not cross it.
 
+    With `seed` None the parameters hold anything: for who loads weights at once.
+
     `activation_dtype` is the precision of the residual stream: parameters keep theirs and are cast where they are used
     (no autocast, whose lists differ between versions of torch: spec pr549.md 7-A2).
     """
 
-    def __init__(self, recipe: ModelRecipe, vocab_size: int, seed: int = 0, boundary_id: int = BOUNDARY_ID) -> None:
+    def __init__(
+        self, recipe: ModelRecipe, vocab_size: int, seed: int | None = 0, boundary_id: int = BOUNDARY_ID
+    ) -> None:
         super().__init__()
         self.recipe = recipe
         self.vocab_size = vocab_size
@@ -50,7 +54,8 @@ class GPT(nn.Module):
         self.value_embedding = ValueEmbedding(recipe, vocab_size) if recipe.value_layers else None
         self.blocks = nn.ModuleList(Block(recipe, layer) for layer in range(recipe.layers))
         self.rotary = Rotary(recipe)
-        initialise(self, seed, recipe.init, recipe.embedding_std)
+        if seed is not None:
+            initialise(self, seed, recipe.init, recipe.embedding_std)
 
     def hidden(self, tokens_BT: Tensor, quantise_bits: int = 0) -> Tensor:
         """States [B, T, D] after the last norm; row t has seen `tokens[:, :t + 1]`.

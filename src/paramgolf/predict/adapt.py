@@ -145,7 +145,9 @@ def _model(artifact: Artifact, device: torch.device) -> GPT:
 
     from paramgolf.model.gpt import GPT
 
-    model = GPT(artifact.recipe.model, artifact.tokenizer.vocab_size, boundary_id=artifact.tokenizer.boundary_id)
+    model = GPT(
+        artifact.recipe.model, artifact.tokenizer.vocab_size, seed=None, boundary_id=artifact.tokenizer.boundary_id
+    )
     model.load_exported(artifact.weights)
     if device.type == "cuda" and artifact.recipe.train.dtype == "bfloat16":
         model.activation_dtype = torch.bfloat16
