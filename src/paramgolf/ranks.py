@@ -175,8 +175,8 @@ def _answered(says: str) -> Iterator[None]:
         raise
     except RuntimeError as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = re.sub(r"^(\[[^\]]*\]:?\s*)+", "", first)
-        raise RankLost(f"{says} lost the others: {reason}") from error
+        reason = re.sub(r"^(\[[^\]]*\]:?\s*)+", "", first)  # where in gloo's sources
+        raise RankLost(f"{says} lost the others: {reason.split('. ')[0]}") from error
 
 
 def _integer(name: str) -> int:

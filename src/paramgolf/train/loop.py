@@ -57,19 +57,19 @@ def train(
         work.sequences()  # a batch that does not divide is refused before anything is done
         if not saves.resume(state):
             with display:
-                warm_up(state, work, clock, notes)
-                _run(state, work, saves, display)
+                _run(state, work, saves, notes, display)
             _say_what_is_odd(state, recipe, notes)
         return delivered(state.capture())
     except RankLost as lost:
-        raise RankLost(f"{lost};\n{saves.says_how_to_go_on()}") from lost
+        raise RankLost(f"{lost}; {saves.says_how_to_go_on()}") from lost
 
 
-def _run(state: TrainState, work: Work, saves: Saves, display: Display) -> None:
-    """The steps on the clock, and the checkpoint after them."""
+def _run(state: TrainState, work: Work, saves: Saves, notes: Notes, display: Display) -> None:
+    """Warm-up, the steps on the clock, and the checkpoint after them."""
     norms: deque[float] = deque(maxlen=NORMS_KEPT)
     limit = work.recipe.budget.train_seconds
     try:
+        warm_up(state, work, saves.clock, notes)
         with (
             stop_on_signals() as stop,
             saves.clock.phase("train", on_clock=True, limit=limit, used=state.seconds) as phase,
@@ -78,6 +78,8 @@ def _run(state: TrainState, work: Work, saves: Saves, display: Display) -> None:
             if work.ranks.device.type == "cuda":
                 torch.cuda.synchronize()  # the last step's work belongs on the clock
     except Diverged as bad:
+        if norms:  # good steps since the last checkpoint: the last of them is what the run ends with
+            saves.save(state, finished=True)
         raise RunError(_says_diverged(bad, state, work.recipe, saves, norms)) from bad
     saves.save(state, finished=True)
 
@@ -127,12 +129,10 @@ def _says_stopped(state: TrainState, recipe: Recipe, run: RunFolder) -> str:
 
 
 def _says_diverged(bad: Diverged, state: TrainState, recipe: Recipe, saves: Saves, norms: deque[float]) -> str:
-    """The message of a run that diverged, after saving the step before as the end of its training."""
-    if state.step:
-        saves.save(state, finished=True)
+    if norms:
         kept = f"step {state.step} is saved, pack it with: paramgolf train --resume {saves.run.final_path}"
     else:
-        kept = "no good step is left to save"
+        kept = "no good step was made" if saves.saved_step is None else f"step {saves.saved_step} is still saved"
     last = ", ".join(f"{norm:.3g}" for norm in (*norms, bad.grad_norm))
     return (
         f"loss is {bad.loss:.4g} at step {state.step + 1}, gradient norms of the last steps: {last}; {kept}\n"
