@@ -14,6 +14,7 @@ import pytest
 
 from paramgolf.artifact.open import runtime_matches
 from paramgolf.cli import main
+from paramgolf.referee.check import check
 
 Captured = pytest.CaptureFixture[str]
 WORDS = ["one ", "two ", "three ", "four\n", "five ", "six, ", "seven ", "eight. "]
@@ -182,6 +183,14 @@ def test_what_is_unproven_is_never_silent(run: Path, tmp_path: Path, capsys: Cap
     words[-1] = str(tmp_path / "other")
     assert main([*words, "--unproven", "data-separation", "--unproven", "sums-to-one"]) == 1
     assert "sums-to-one FAIL" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_probes_prove_what_few_audits_leave_open(run: Path, tmp_path: Path) -> None:
+    """A slow model's score audits too few positions to prove its promises; the verdict with its probes counts."""
+    _edit("score.json", lambda score: score["audit"].update(positions=2))(run)
+    assert {f.rule for f in check(run).with_status("UNPROVEN")} >= {"sums-to-one", "blind-to-target"}
+    assert main(["submit", str(run), "--out", str(tmp_path / "record")]) == 0
+    assert json.loads((tmp_path / "record" / "submission.json").read_text())["legal"] is True
 
 
 def test_a_changed_model_is_refused(home: Path, run: Path, tmp_path: Path, capsys: Captured) -> None:
