@@ -314,3 +314,60 @@ def test_an_audit_of_nothing_does_not_pass():
     assert not Audit(0).passed()
     assert Audit(0, 1, TOLERANCE.sum).passed()
     assert not Audit(0, 1, TOLERANCE.sum * 1.01).passed()
+
+
+def narrow_audit_of(predictor, seed=1):
+    chunk = some_chunk()
+    asked = ask_audited(predictor, chunk, every_position(chunk), np.random.default_rng(seed), narrow=True)
+    return Audit.of(seed, asked.audits)
+
+
+def test_a_narrow_audit_of_an_honest_predictor_shows_no_error():
+    """It sees as many positions, and the noise of asking again is zero."""
+    audit = narrow_audit_of(Bigram())
+    assert audit.positions == 16 and audit.passed()
+    assert audit.max_repeat_error == audit.max_causal_error == 0.0
+
+
+@pytest.mark.parametrize("where", [0, 1, 5, "lane"])
+def test_a_narrow_audit_sees_what_a_row_may_not(where):
+    """A glance at the target, a later token or another lane fails it too."""
+    audit = narrow_audit_of(Looks(where))
+    assert audit.max_causal_error > 1e-3
+    assert not audit.passed()
+
+
+def test_a_narrow_audit_sees_a_predictor_that_moves_when_asked():
+    """Two asks about the true chunk must agree, and the credit must be the row's entry."""
+
+    class Drifts(Bigram):
+        asks = 0
+
+        def logits(self, chunk):
+            self.asks += 1
+            return super().logits(chunk) * (1 + 0.01 * self.asks)
+
+    assert narrow_audit_of(Drifts()).max_repeat_error > 1e-3
+
+
+def test_a_narrow_audit_asks_for_one_set_of_credits():
+    """Of a lazy predictor it wants the credits once and single rows otherwise: that is what makes it cheap."""
+
+    class Counted(Bigram):
+        credits = 0
+
+        def predict(self, chunk):
+            rows, outer = super().predict(chunk), self
+
+            class Rows:
+                row = rows.row
+
+                def realised(self):
+                    outer.credits += 1
+                    return rows.realised()
+
+            return Rows()
+
+    predictor = Counted()
+    assert narrow_audit_of(predictor).passed()
+    assert predictor.credits == 1

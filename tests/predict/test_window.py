@@ -202,3 +202,44 @@ def test_a_chunk_of_other_lanes_is_refused() -> None:
     """A chunk of two lanes for a predictor of one names both numbers."""
     with pytest.raises(ValueError, match="2 lanes for a predictor of 1"):
         WindowPredictor(make_model(), SCORE, V, BOUNDARY).predict(make_chunk(np.zeros((2, 3))))
+
+
+def test_rows_are_computed_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row costs one batch of frames, the credits the others; what was computed stays, and no bit depends on it."""
+    passes: list[int] = []
+
+    def counted(model: GPT, tokens: torch.Tensor, last: int | None = None) -> torch.Tensor:
+        passes.append(len(tokens))
+        return lean_hidden(model, tokens, last)
+
+    monkeypatch.setattr("paramgolf.predict.window.lean_hidden", counted)
+    tokens = np.random.default_rng(7).integers(0, V, 100)
+    predictor = WindowPredictor(make_model(), ScoreRecipe(window=16, stride=4), V, BOUNDARY, frames_per_batch=2)
+    lazy, eager = predictor.predict(make_chunk(tokens)), predictor.predict(make_chunk(tokens))
+    assert not passes
+    row = lazy.row(0, 55)
+    assert passes == [2]
+    credits = eager.realised()
+    assert passes == [2] * (1 + 11)  # 22 frames: one for the first 16 positions, 21 of 4 each
+    assert (eager.row(0, 55) == row).all() and (lazy.realised() == credits).all()
+    assert passes == [2] * (1 + 11 + 10)
+
+
+def test_the_first_window_is_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions whose inputs begin at 0 share one frame, and have the rows of the definition."""
+    shapes: list[tuple[int, ...]] = []
+
+    def counted(model: GPT, tokens: torch.Tensor, last: int | None = None) -> torch.Tensor:
+        shapes.append(tuple(tokens.shape))
+        return lean_hidden(model, tokens, last)
+
+    monkeypatch.setattr("paramgolf.predict.window.lean_hidden", counted)
+    tokens, recipe, model = np.random.default_rng(8).integers(0, V, 64), ScoreRecipe(window=64, stride=2), make_model()
+    rows = WindowPredictor(model, recipe, V, BOUNDARY, frames_per_batch=1).predict(make_chunk(tokens))
+    found = rows.all_rows(0)
+    assert shapes == [(1, 64)]
+    for position in (0, 1, 31, 63):
+        inputs = torch.from_numpy(np.concatenate([[BOUNDARY], tokens])[: position + 1][None])
+        with torch.no_grad():
+            expected = torch.log_softmax(model(inputs)[0, -1].double(), dim=0).numpy()
+        np.testing.assert_allclose(found[position], expected, atol=2e-5)
