@@ -247,14 +247,27 @@ class ScoreRecipe:
 
 @dataclass(frozen=True)
 class BudgetRecipe:
-    """The limits: bytes of the packed file, seconds of training and of evaluation."""
+    """The limits: bytes of what is submitted, seconds of training and of evaluation.
+
+    `reserved_bytes` of the `artifact_bytes` stay free for what is handed in beside the packed file: a script.
+    """
 
     artifact_bytes: int = 16_000_000
+    reserved_bytes: int = 0
     train_seconds: float = 600.0
     eval_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         _positive(self, "artifact_bytes", "train_seconds", "eval_seconds")
+        if not 0 <= self.reserved_bytes < self.artifact_bytes:
+            raise RecipeError(
+                f"budget.reserved_bytes={self.reserved_bytes} must be at least 0 and below "
+                f"budget.artifact_bytes={self.artifact_bytes}"
+            )
+
+    def packed_bytes(self) -> int:
+        """The most that the packed file may have."""
+        return self.artifact_bytes - self.reserved_bytes
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 
 from paramgolf.cli import main
 from paramgolf.exhibits import EXHIBITS
+from paramgolf.recipe import Recipe
 
 Captured = pytest.CaptureFixture[str]
 WORDS = ["one ", "two ", "three ", "four\n", "five ", "six, ", "seven ", "eight. "]
@@ -222,6 +223,21 @@ def test_a_budget_that_nothing_meets(home: Path, tmp_path: Path, capsys: Capture
     assert main(["pack", str(home / "run"), "--budget", "1000", "--out", str(tmp_path / "x.pyz")]) == 2
     assert "a budget of 1,000 bytes is too small" in capsys.readouterr().err
     assert not (tmp_path / "x.pyz").exists() and sorted(path.name for path in (home / "run").iterdir()) == before
+
+
+def test_pack_again_into_a_run_folder(home: Path, tmp_path: Path, capsys: Captured) -> None:
+    """`pack --new-run` makes a run of the same training with a smaller model, which `check` takes for what it is."""
+    run, smaller = home / "run", tmp_path / "smaller"
+    old = (run / "model.pyz").stat().st_size
+    assert main(["pack", str(run), "--budget", str(old - 2000), "--new-run", str(smaller)]) == 0
+    assert (smaller / "model.pyz").stat().st_size <= old - 2000
+    recipe = Recipe.from_json((smaller / "recipe.json").read_text())
+    assert recipe.budget.packed_bytes() == old - 2000
+    assert recipe.budget.artifact_bytes == Recipe.from_json((run / "recipe.json").read_text()).budget.artifact_bytes
+    assert (smaller / "ledger.json").read_bytes() == (run / "ledger.json").read_bytes()
+    assert main(["pack", str(run), "--new-run", str(smaller)]) == 2
+    assert f"{smaller} exists" in capsys.readouterr().err
+    assert main(["pack", str(run), "--out", "x.pyz", "--new-run", "y"]) == 2
 
 
 def test_pack_again_with_fewer_bits(home: Path, tmp_path: Path, capsys: Captured) -> None:

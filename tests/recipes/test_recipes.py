@@ -75,6 +75,7 @@ OTHER_VALUES = {
     "stride": 128,
     "ttt_optimizer": "sgd",
     "ttt_schedule": "cosine",
+    "reserved_bytes": 1000,
 }
 
 

@@ -63,7 +63,7 @@ def pack(
     `ArtifactError` if the new process reads anything else than what was packed (`out` is not made then).
     """
     _refuse_existing(out)
-    limit = recipe.budget.artifact_bytes if budget is None else budget
+    limit = recipe.budget.packed_bytes() if budget is None else budget
     progress = _Progress()
     packer = Packer(recipe, tokenizer, weights, primer)
     bits = max(recipe.squeeze.matrix_bits, recipe.squeeze.embedding_bits)

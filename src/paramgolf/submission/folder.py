@@ -83,7 +83,7 @@ def require_within(submission: Submission, cap: int) -> None:
     if cap <= code:
         raise BudgetError(f"{says}the script alone does not fit: give a larger --cap if the rules allow it")
     raise BudgetError(
-        f"{says}squeeze the model further: paramgolf pack {largest.folder} --budget {cap - code} "
+        f"{says}squeeze the model further: paramgolf pack {largest.folder} --budget {cap - code} --new-run RUN "
         "(or give a larger --cap if the rules allow it)"
     )
 
