@@ -12,6 +12,7 @@ from rich.console import Console
 
 from paramgolf.run_folder import RunFolder
 from paramgolf.train.metrics import MetricsLog, Point, forget_after
+from paramgolf.train.notes import Notes
 from paramgolf.train.progress import LiveDisplay, PlainDisplay, SilentDisplay, describe, open_display
 
 POINT = Point(
@@ -102,3 +103,18 @@ def test_forgetting_keeps_what_was_done(tmp_path: Path) -> None:
         run.append_line("metrics.jsonl", line)
     forget_after(run, 3)
     assert [json.loads(line) for line in run.read_text("metrics.jsonl").splitlines()] == [{"step": 2}, {"step": 3}]
+
+
+def test_notes_are_shown_and_kept(tmp_path: Path) -> None:
+    """A note of the leading rank is a line in a pipe, stands above the bar on a terminal, and is in the log; as it is."""
+    line = "[bold]no markup[/bold] in a note"
+    run = RunFolder.create(tmp_path / "run")
+    pipe, terminal = io.StringIO(), io.StringIO()
+    live = LiveDisplay(75.0, 1, Console(file=terminal, force_terminal=True, width=80))
+    with PlainDisplay(75.0, 1, pipe) as plain, live:
+        for display in (plain, live, SilentDisplay()):
+            Notes(run, display, leads=True).say(line)
+            Notes(run, display, leads=False).say("of another rank")
+    assert pipe.getvalue() == line + "\n"
+    assert line in terminal.getvalue() and "another rank" not in terminal.getvalue()
+    assert [kept.split(" ", 1)[1] for kept in run.read_text("log.txt").splitlines()] == [line] * 3
