@@ -67,7 +67,7 @@ def data_of_folder(folder: ShardFolder, source: Path) -> TrainingData:
     }
     tokens = sum(len(shard) for shard in shards)
     hashes = None
-    if folder.lossless and tokens <= LARGEST_HASHED:
+    if tokens <= LARGEST_HASHED:
         documents = split_documents(shards, folder.tokenizer.boundary_id)
         hashes = document_hashes([folder.tokenizer.decode(document) for document in documents])
     return TrainingData(folder.tokenizer, shards, text, str(source.resolve()), hashes)

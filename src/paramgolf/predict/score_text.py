@@ -80,9 +80,14 @@ def score_text(
         adapt=chosen,
         documents_not_lossless=0 if tokenizer.lossless else check_losslessness(tokenizer, part.documents).differ,
         document_bytes=np.array([len(document) for document in part.documents], dtype=np.int64),
-        document_hashes=document_hashes(part.documents),
+        document_hashes=document_hashes(_as_decoded(tokenizer, part.documents, tokens)),
         ledger=evaluation.entries(),
     )
+
+
+def _as_decoded(tokenizer: Tokenizer, documents: Sequence[bytes], tokens: Sequence[TokenIds]) -> Sequence[bytes]:
+    """What training shards of these documents would decode to: an overlap must show, though the tokenizer loses some."""
+    return documents if tokenizer.lossless else [tokenizer.decode(ids) for ids in tokens]
 
 
 def fresh_seed() -> int:
