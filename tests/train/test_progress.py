@@ -106,7 +106,7 @@ def test_forgetting_keeps_what_was_done(tmp_path: Path) -> None:
 
 
 def test_notes_are_shown_and_kept(tmp_path: Path) -> None:
-    """A note of the leading rank is a line in a pipe, stands above the bar on a terminal, and is in the log; as it is."""
+    """A note of the leading rank is a line in a pipe, stands above the bar on a terminal, and is in the log."""
     line = "[bold]no markup[/bold] in a note"
     run = RunFolder.create(tmp_path / "run")
     pipe, terminal = io.StringIO(), io.StringIO()

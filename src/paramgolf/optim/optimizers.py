@@ -52,7 +52,7 @@ class Optimizers:
             group["lr"] = base * lr_scale
         for group in self.muon.param_groups:
             group["momentum"] = momentum
-        self.adam.step()  # published: while the banks' gradients still travel
+        self.adam.step()
         self.muon.step()
         self.muon.zero_grad()
         self.adam.zero_grad()
@@ -73,8 +73,9 @@ class Optimizers:
         norm = _squares(own).sqrt()
         _clip(own, norm, self._recipe.clip_norm)
         summed = self._ranks.add(_message(norm, numbers, own))
-        self.muon.send_gradients()
+        # The small ones go first: a GPU's traffic keeps its order, and AdamW can then step while the banks travel.
         self._ranks.average_tensors(replicated)
+        self.muon.send_gradients()
         return _read(summed / self._ranks.world)
 
     def _groups(self) -> list[dict[str, Any]]:
