@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 SAMPLE_BYTES = 20_000  # scored again and compared with the recorded bits
 SLOW_SAMPLE_BYTES = 4_000  # where a row takes `SLOW_ROW` seconds
 BITS_TOLERANCE = 1e-3  # bits a token between two runs of one artifact, on other hardware too
-PROBE_FRAMES = 2  # a chunk of 128 tokens touches no more, and every ask computes them all
 UPDATE_CHUNKS = 3  # of a probe, between two updates of the weights
 PROBE_ASKS, PROBE_SECONDS = 400, 20.0  # asks of a probe of usual size, and what they may take
 
@@ -44,6 +43,7 @@ class ProbeSize:
     tokens: int = 1_500
     chunk: int = 128
     window: int = 256
+    frames: int = 2  # of a batch: as many as a chunk touches, since every ask computes whole batches
     positions: int = 24
     counterfactuals: int = 2
     candidates: int = MOST_CANDIDATES
@@ -59,8 +59,10 @@ class ProbeSize:
 
 
 PROBE = ProbeSize()
-# Full-size models on a CPU: some 150 asks of a frame or two.
-SMALL_PROBE = ProbeSize(tokens=400, chunk=32, window=64, positions=8, counterfactuals=1, candidates=16, decoded=16)
+# Full-size models on a CPU: some 150 asks of one short frame.
+SMALL_PROBE = ProbeSize(
+    tokens=256, chunk=32, window=64, frames=1, positions=8, counterfactuals=1, candidates=16, decoded=16
+)
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,14 @@ def subject_of(artifact: Artifact, adapt: str) -> Subject:
         from paramgolf.ranks import pick_device
 
         tolerance = GPU_TOLERANCE if pick_device(0).type == "cuda" else TOLERANCE
-        alone = predictor_maker(_read_out(artifact, PROBE), "none", lanes=lanes, frames=PROBE_FRAMES)
+        alone = predictor_maker(_read_out(artifact, PROBE), "none", lanes=lanes, frames=PROBE.frames)
         if PROBE_ASKS * _seconds_of_an_ask(alone(0), lanes, PROBE.chunk) > PROBE_SECONDS:
             size = SMALL_PROBE
     return Subject(
         tokenizer,
         lanes,
         predictor_maker(artifact, adapt, lanes=lanes),
-        predictor_maker(_read_out(artifact, size), adapt, lanes=lanes, frames=PROBE_FRAMES),
+        predictor_maker(_read_out(artifact, size), adapt, lanes=lanes, frames=size.frames),
         size,
         tolerance,
     )
