@@ -10,10 +10,10 @@ import pytest
 
 from paramgolf.clock import Phase
 from paramgolf.predict.evaluation import Evaluation
+from paramgolf.predict.partial_file import PARTIAL_FILE, partial_record, save_partial
 from paramgolf.predict.plan import plan
 from paramgolf.predict.protocol import Chunk, TableRows
 from paramgolf.predict.score import ScoreIncomplete, score
-from paramgolf.predict.score_file import PARTIAL_FILE, partial_record, save_partial
 
 V, BOUNDARY = 6, 5
 

@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace, output: Output, ranks: Ranks, begin: float
 
 def _refuse(error: ScoreIncomplete, evaluation: Evaluation, options: argparse.Namespace, output: Output) -> int:
     """Keep and show what was measured, labelled as no score."""
-    from paramgolf.predict.score_file import partial_record, save_partial
+    from paramgolf.predict.partial_file import partial_record, save_partial
 
     record = partial_record(error.partial, evaluation.entries(), str(error))
     output.note(f"paramgolf score: {error}")

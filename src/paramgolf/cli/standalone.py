@@ -149,8 +149,8 @@ def _score(final: Path, text: HeldOutText, reading: float, ranks: Ranks, output:
     from paramgolf.cli.life import ARTIFACT
     from paramgolf.errors import OutputError
     from paramgolf.predict.evaluation import Evaluation
+    from paramgolf.predict.partial_file import partial_record, save_partial
     from paramgolf.predict.score import ScoreIncomplete
-    from paramgolf.predict.score_file import partial_record, save_partial
 
     if (final / "score.json").exists():
         raise OutputError(f"{final} is trained and scored; choose another --out")

@@ -22,11 +22,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from paramgolf.predict.audit_asks import (
+    CREDITS,
+    Answer,
+    Answers,
+    Ask,
+    ask_in_random_order,
+    blind_chunk,
+    credits_of,
+    narrow_asks,
+    replace_tokens,
+    wide_asks,
+)
 from paramgolf.predict.audit_record import GPU_TOLERANCE, TOLERANCE, Audit, PositionAudit, Tolerance
 from paramgolf.predict.protocol import Bool, Chunk, Float64, Predictor
 
@@ -46,8 +57,6 @@ __all__ = [
 ]
 
 FLOOR = -60.0  # nats; below this (1e-26) two entries count as equal, so that -inf never makes a NaN
-_WIDE = ("true", "target", "future", "lanes")
-_CREDITS, _AGAIN = -1, -2  # places of asks that are about no single position
 
 
 class Asked(NamedTuple):
@@ -66,7 +75,7 @@ def audit_position(
     Costs five asks of the chunk. `rng` must be unknown to the predictor. Raises `ValueError` for a padding position.
     """
     places = _checked(chunk, [(lane, position)])
-    answers = _ask_in_random_order(predictor, chunk, places, _wide_asks(predictor, chunk, places, rng), [], rng)
+    answers = ask_in_random_order(predictor, chunk, places, wide_asks(predictor, chunk, places, rng), [], rng)
     return _position_audit(chunk, np.array(realised, dtype=np.float64), 0, lane, position, answers)
 
 
@@ -88,15 +97,15 @@ def ask_audited(
     # In decoding order, so that no ask shows a token that a later blind one still withholds.
     order = sorted(range(len(places)), key=lambda place: places[place][1])
     vocab_size = predictor.vocab_size
-    blind = [_Ask("blind", place, _withheld(chunk, places[place][1], vocab_size, rng), not narrow) for place in order]
-    asks = (_narrow_asks if narrow else _wide_asks)(predictor, chunk, places, rng)
-    answers = _ask_in_random_order(predictor, chunk, places, asks, blind, rng, now)
-    credited = next(answer for ask, answer in answers if ask.place == _CREDITS)
+    blind = [Ask("blind", place, blind_chunk(chunk, places[place][1], vocab_size, rng), not narrow) for place in order]
+    asks = (narrow_asks if narrow else wide_asks)(predictor, chunk, places, rng)
+    answers = ask_in_random_order(predictor, chunk, places, asks, blind, rng, now)
+    credited = next(answer for ask, answer in answers if ask.place == CREDITS)
     audits = [
-        _position_audit(chunk, _credits(credited), place, lane, position, answers)
+        _position_audit(chunk, credits_of(credited), place, lane, position, answers)
         for place, (lane, position) in enumerate(places)
     ]
-    return Asked(_credits(credited), audits, credited.seconds)
+    return Asked(credits_of(credited), audits, credited.seconds)
 
 
 def choose_positions(chunk: Chunk, share: float, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -123,39 +132,6 @@ def sum_error(row: Float64) -> float:
     return abs(total - 1.0) if math.isfinite(total) else math.inf
 
 
-def replace_tokens(chunk: Chunk, where_BT: Bool, vocab_size: int, rng: np.random.Generator) -> Chunk:
-    """The chunk with other tokens at the real positions of `where_BT`, each surely another than before (if V > 1).
-
-    Half of them are uniform, half are drawn from the chunk's own tokens: a predictor should not know them from text.
-    """
-    tokens_BT = chunk.tokens.copy()
-    where_BT = where_BT & chunk.real()
-    old = tokens_BT[where_BT]
-    if old.size and vocab_size > 1:
-        uniform = (old + rng.integers(1, vocab_size, old.size)) % vocab_size
-        drawn = rng.choice(chunk.tokens[chunk.real()], old.size)
-        tokens_BT[where_BT] = np.where((rng.random(old.size) < 0.5) | (drawn == old), uniform, drawn)
-    return Chunk(tokens_BT, chunk.lengths.copy(), chunk.starts.copy())
-
-
-@dataclass(frozen=True)
-class _Ask:
-    kind: str
-    place: int  # which of the audited positions, or _CREDITS, or _AGAIN
-    chunk: Chunk
-    whole: bool  # whether the credits of the whole chunk are wanted too
-
-
-@dataclass(frozen=True)
-class _Answer:
-    realised_BT: Float64 | None
-    rows: dict[int, Float64]  # by place
-    seconds: float
-
-
-_Answers = list[tuple[_Ask, _Answer]]
-
-
 def _checked(chunk: Chunk, positions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     real = chunk.real()
     for lane, position in positions:
@@ -164,85 +140,13 @@ def _checked(chunk: Chunk, positions: Sequence[tuple[int, int]]) -> list[tuple[i
     return list(positions)
 
 
-def _wide_asks(
-    predictor: Predictor, chunk: Chunk, places: list[tuple[int, int]], rng: np.random.Generator
-) -> list[_Ask]:
-    asks = [_Ask("true", _CREDITS, chunk, True)]
-    for place, (lane, position) in enumerate(places):
-        kinds = [kind for kind in _WIDE if kind != "lanes" or len(chunk.lengths) > 1]
-        asks += [_Ask(kind, place, _perturbed(chunk, kind, lane, position, predictor, rng), True) for kind in kinds]
-    return asks
-
-
-def _narrow_asks(
-    predictor: Predictor, chunk: Chunk, places: list[tuple[int, int]], rng: np.random.Generator
-) -> list[_Ask]:
-    asks = [_Ask("true", _CREDITS, chunk, True), _Ask("true", _AGAIN, chunk, False)]
-    if len(chunk.lengths) > 1:
-        for place, (lane, position) in enumerate(places):
-            asks.append(_Ask("lanes", place, _perturbed(chunk, "lanes", lane, position, predictor, rng), False))
-    return asks
-
-
-def _ask_in_random_order(
-    predictor: Predictor,
-    chunk: Chunk,
-    places: list[tuple[int, int]],
-    asks: list[_Ask],
-    blind: list[_Ask],
-    rng: np.random.Generator,
-    now: Callable[[], float] = time.perf_counter,
-) -> _Answers:
-    """The blind asks as they come, then the others shuffled."""
-    series = blind + [asks[index] for index in rng.permutation(len(asks))]
-    return [(ask, _answer(predictor, ask, places, now)) for ask in series]
-
-
-def _credits(answer: _Answer) -> Float64:
-    assert answer.realised_BT is not None
-    return answer.realised_BT
-
-
-def _withheld(chunk: Chunk, position: int, vocab_size: int, rng: np.random.Generator) -> Chunk:
-    """Only the tokens before `position` are true, in every lane; the rest is noise, never the truth by chance."""
-    hidden = chunk.real()
-    hidden[:, :position] = False
-    noise_BT = chunk.tokens + rng.integers(1, max(vocab_size, 2), chunk.tokens.shape)
-    return Chunk(np.where(hidden, noise_BT % vocab_size, chunk.tokens), chunk.lengths.copy(), chunk.starts.copy())
-
-
-def _perturbed(
-    chunk: Chunk, kind: str, lane: int, position: int, predictor: Predictor, rng: np.random.Generator
-) -> Chunk:
-    where = np.zeros(chunk.tokens.shape, dtype=np.bool_)
-    if kind == "target":
-        where[lane, position] = True
-    elif kind == "future":
-        where[lane, position + 1 :] = True
-    elif kind == "lanes":
-        where[:] = True
-        where[lane] = False
-    return replace_tokens(chunk, where, predictor.vocab_size, rng)
-
-
-def _answer(predictor: Predictor, ask: _Ask, positions: Sequence[tuple[int, int]], now: Callable[[], float]) -> _Answer:
-    # Copies both ways: the predictor may reuse its buffers, and may not touch the referee's tokens.
-    copy = Chunk(ask.chunk.tokens.copy(), ask.chunk.lengths.copy(), ask.chunk.starts.copy())
-    begin = now()
-    rows = predictor.predict(copy)
-    wanted = range(len(positions)) if ask.kind == "true" else [ask.place]
-    row_of = {place: np.array(rows.row(*positions[place]), dtype=np.float64) for place in wanted}
-    realised_BT = np.array(rows.realised(), dtype=np.float64) if ask.whole else None
-    return _Answer(realised_BT, row_of, now() - begin)
-
-
 def _position_audit(
     chunk: Chunk,
     credited_BT: Float64,
     place: int,
     lane: int,
     position: int,
-    answers: _Answers,
+    answers: Answers,
 ) -> PositionAudit:
     true = [answer for ask, answer in answers if ask.kind == "true"]
     row = true[0].rows[place]
@@ -283,7 +187,7 @@ def _position_audit(
     return PositionAudit(lane, position, sums, credit, repeat, target, future, lanes)
 
 
-def _credits_differ(answer: _Answer, credited_BT: Float64, where_BT: Bool) -> float:
+def _credits_differ(answer: Answer, credited_BT: Float64, where_BT: Bool) -> float:
     if answer.realised_BT is None:
         return 0.0  # a narrow ask
     if answer.realised_BT.shape != credited_BT.shape:

@@ -12,7 +12,6 @@ import dataclasses
 import io
 import json
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 import paramgolf
-from paramgolf.clock import Entry, entries_of
+from paramgolf.clock import entries_of
 from paramgolf.errors import OutputError, RunError, TextError
 from paramgolf.predict.audit_record import Audit
 from paramgolf.predict.learning import Learning
 from paramgolf.predict.plan import Plan, plan
-from paramgolf.predict.score import Partial, Score
+from paramgolf.predict.score import Score
 from paramgolf.run_folder import RunFolder, write_atomically
 
 SCORE_FILE = "score.json"
-PARTIAL_FILE = "score.partial.json"
 HASHES_FILE = "train_documents.npy"
 BITS_FILE = "bits.npz"
 BPB_TOLERANCE = (
@@ -82,40 +80,6 @@ def save(score: Score, folder: RunFolder | Path) -> None:
             raise OutputError(f"{path / name} exists already; choose another folder, or move it away")
     write_atomically(path / BITS_FILE, _npz(score))
     write_atomically(path / SCORE_FILE, (json.dumps(score_record(score), indent=1, allow_nan=False) + "\n").encode())
-
-
-def partial_record(partial: Partial | None, ledger: Sequence[Entry], says: str) -> dict[str, Any]:
-    """What `score.partial.json` holds: facts of a scoring that ran out of time, none of them a score."""
-    record: dict[str, Any] = {
-        "incomplete": says,
-        "ledger": [dataclasses.asdict(entry) for entry in ledger],
-        "evaluation_seconds": sum(entry.seconds for entry in ledger),
-        "tokens_credited": 0,
-        "paramgolf": paramgolf.__version__,
-    }
-    if partial is None:
-        return record
-    count, bits = len(partial.bits), float(partial.bits.sum())
-    return record | {
-        "tokens_credited": count,
-        "tokens_of_text": partial.plan.token_count,
-        "bits_credited": bits,
-        "bits_per_token": bits / count if count else None,
-        "seconds_of_scoring": partial.seconds,
-        "plan": {"lanes": partial.plan.lanes, "chunk": partial.plan.chunk},
-        "text_digest": partial.text_digest,
-        "partial_audit": partial.audit.record(),
-    }
-
-
-def save_partial(record: dict[str, Any], folder: Path) -> Path:
-    """Write `score.partial.json` into a folder, which is made if need be, under a name that is free; that path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, number = folder / PARTIAL_FILE, 1
-    while path.exists():
-        number += 1
-        path = folder / f"score.partial-{number}.json"
-    return write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
 def load(folder: Path) -> Score:
