@@ -86,7 +86,7 @@ def score_text(
 
 
 def _as_decoded(tokenizer: Tokenizer, documents: Sequence[bytes], tokens: Sequence[TokenIds]) -> Sequence[bytes]:
-    """What training shards of these documents would decode to: an overlap must show, though the tokenizer loses some."""
+    """What training shards of these documents decode to: an overlap must show, though the tokenizer loses some."""
     return documents if tokenizer.lossless else [tokenizer.decode(ids) for ids in tokens]
 
 
