@@ -31,8 +31,9 @@ def multiply(x_TI: Any, a_IO: Any, y_TO: Any) -> None:
         for o in range(y_TO.shape[1]):
             y_TO[t, o] = 0.0
     even = count - count % 2
-    for i in range(0, rows, ROWS):
-        stop = min(i + ROWS, rows)
+    step = ROWS if count > 2 else rows
+    for i in range(0, rows, step):
+        stop = min(i + step, rows)
         part_IO = a_IO[i:stop]
         for t in range(0, even, 2):
             add_rows_to_two(x_TI[t, i:stop], x_TI[t + 1, i:stop], part_IO, y_TO[t], y_TO[t + 1])
@@ -72,19 +73,20 @@ def multiply_live(x_I: Any, a_IO: Any, y_O: Any) -> None:
 def add_rows(x_I: Any, a_IO: Any, y_O: Any) -> None:
     """y += x[0] a[0] + x[1] a[1] + ..., in that order, over the first len(y) columns."""
     rows, columns = len(x_I), len(y_O)
-    if rows == 8:
-        x0, x1, x2, x3, x4, x5, x6, x7 = x_I[0], x_I[1], x_I[2], x_I[3], x_I[4], x_I[5], x_I[6], x_I[7]
+    whole = rows - rows % 8
+    for i in range(0, whole, 8):
+        x0, x1, x2, x3 = x_I[i], x_I[i + 1], x_I[i + 2], x_I[i + 3]
+        x4, x5, x6, x7 = x_I[i + 4], x_I[i + 5], x_I[i + 6], x_I[i + 7]
         for o in range(columns):
-            s = y_O[o] + x0 * a_IO[0, o]
-            s = s + x1 * a_IO[1, o]
-            s = s + x2 * a_IO[2, o]
-            s = s + x3 * a_IO[3, o]
-            s = s + x4 * a_IO[4, o]
-            s = s + x5 * a_IO[5, o]
-            s = s + x6 * a_IO[6, o]
-            y_O[o] = s + x7 * a_IO[7, o]
-        return
-    for i in range(rows):
+            s = y_O[o] + x0 * a_IO[i, o]
+            s = s + x1 * a_IO[i + 1, o]
+            s = s + x2 * a_IO[i + 2, o]
+            s = s + x3 * a_IO[i + 3, o]
+            s = s + x4 * a_IO[i + 4, o]
+            s = s + x5 * a_IO[i + 5, o]
+            s = s + x6 * a_IO[i + 6, o]
+            y_O[o] = s + x7 * a_IO[i + 7, o]
+    for i in range(whole, rows):
         for o in range(columns):
             y_O[o] += x_I[i] * a_IO[i, o]
 
@@ -93,11 +95,15 @@ def add_rows(x_I: Any, a_IO: Any, y_O: Any) -> None:
 def add_rows_to_two(x_I: Any, z_I: Any, a_IO: Any, y_O: Any, u_O: Any) -> None:
     """`add_rows` of x to y and of z to u, in one reading of `a`."""
     rows, columns = len(x_I), len(y_O)
-    if rows == 8:
-        x0, x1, x2, x3, x4, x5, x6, x7 = x_I[0], x_I[1], x_I[2], x_I[3], x_I[4], x_I[5], x_I[6], x_I[7]
-        z0, z1, z2, z3, z4, z5, z6, z7 = z_I[0], z_I[1], z_I[2], z_I[3], z_I[4], z_I[5], z_I[6], z_I[7]
+    whole = rows - rows % 8
+    for i in range(0, whole, 8):
+        x0, x1, x2, x3 = x_I[i], x_I[i + 1], x_I[i + 2], x_I[i + 3]
+        x4, x5, x6, x7 = x_I[i + 4], x_I[i + 5], x_I[i + 6], x_I[i + 7]
+        z0, z1, z2, z3 = z_I[i], z_I[i + 1], z_I[i + 2], z_I[i + 3]
+        z4, z5, z6, z7 = z_I[i + 4], z_I[i + 5], z_I[i + 6], z_I[i + 7]
         for o in range(columns):
-            a0, a1, a2, a3 = a_IO[0, o], a_IO[1, o], a_IO[2, o], a_IO[3, o]
+            a0, a1, a2, a3 = a_IO[i, o], a_IO[i + 1, o], a_IO[i + 2, o], a_IO[i + 3, o]
+            a4, a5, a6, a7 = a_IO[i + 4, o], a_IO[i + 5, o], a_IO[i + 6, o], a_IO[i + 7, o]
             s = y_O[o] + x0 * a0
             r = u_O[o] + z0 * a0
             s = s + x1 * a1
@@ -106,7 +112,6 @@ def add_rows_to_two(x_I: Any, z_I: Any, a_IO: Any, y_O: Any, u_O: Any) -> None:
             r = r + z2 * a2
             s = s + x3 * a3
             r = r + z3 * a3
-            a4, a5, a6, a7 = a_IO[4, o], a_IO[5, o], a_IO[6, o], a_IO[7, o]
             s = s + x4 * a4
             r = r + z4 * a4
             s = s + x5 * a5
@@ -115,9 +120,10 @@ def add_rows_to_two(x_I: Any, z_I: Any, a_IO: Any, y_O: Any, u_O: Any) -> None:
             r = r + z6 * a6
             y_O[o] = s + x7 * a7
             u_O[o] = r + z7 * a7
-        return
-    add_rows(x_I, a_IO, y_O)
-    add_rows(z_I, a_IO, u_O)
+    for i in range(whole, rows):
+        for o in range(columns):
+            y_O[o] += x_I[i] * a_IO[i, o]
+            u_O[o] += z_I[i] * a_IO[i, o]
 
 
 @njit(cache=True, error_model="numpy")
