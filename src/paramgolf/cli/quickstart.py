@@ -212,7 +212,9 @@ def _parts(artifact: Artifact, held_out: HeldOutText, whole: Score | None) -> li
         "n-gram counts alone, carried text": "ngram-only",
         "model + n-gram counts of the scored text": "ngram-fresh",
     }
-    rows = [(name, score_text(artifact, part, adapt, audit_positions=2).bpb) for name, adapt in names.items()]
+    # Bits of the tokens alone: the beginning of a longer text has no side bits of its own.
+    bits_of = {name: score_text(artifact, part, adapt, audit_positions=2).bits.sum() for name, adapt in names.items()}
+    rows = [(name, float(bits) / part.size()) for name, bits in bits_of.items()]
     if whole is not None and whole.plan.lanes == 1:
         bits = whole.bits[whole.plan.document_index() < len(part.documents)].sum()
         rows.append(("model + n-gram counts + carried text", float(bits) / part.size()))
