@@ -678,3 +678,43 @@ def test_the_folder_trains(repository, tmp_path, capsys):
     assert main(words) == 0
     assert (tmp_path / "run" / "model.pyz").exists()
     assert main(["score", str(tmp_path / "run" / "model.pyz"), str(out), "--adapt", "none", "--limit", "2000"]) == 0
+
+
+def test_a_commit_that_is_none_is_not_used(repository, tmp_path, capsys, monkeypatch):
+    """What a server calls its commit becomes no part of a path unless it is one: the fetch goes on without it."""
+    monkeypatch.setitem(globals(), "COMMIT", "../../../evil")
+    repository.digests = False
+    assert fetch(repository, tmp_path / "data", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["commit"] is None
+    assert names(tmp_path) == {"data"} and names(tmp_path / "data") == TWO - {"fineweb_train_000001.bin"}
+
+
+@pytest.mark.parametrize("side", ["files_val", "files_train"])
+def test_more_shards_than_names_are_refused(repository, tmp_path, capsys, side):
+    """A manifest that promises a billion shards is refused before anything is made of them."""
+    stats = {"files_train": 3, "files_val": 1, side: 10**9}
+    repository.change_manifest(stats=stats)
+    assert fetch(repository, tmp_path / "data", 1) == 2
+    assert "1,000,000,000 shards" in complaint(capsys) and names(tmp_path) == set()
+
+
+def test_a_manifest_of_endless_nesting_is_one_line(repository, tmp_path, capsys):
+    """Brackets without end are no manifest, and no traceback."""
+    repository.files["datasets/manifest.json"] = b"[" * 100_000
+    assert fetch(repository, tmp_path / "data", 1) == 2
+    assert "is no manifest of the contest" in complaint(capsys) and names(tmp_path) == set()
+
+
+def test_names_of_a_manifest_do_not_reach_the_terminal_raw(repository, tmp_path, capsys):
+    """A data set whose name holds control characters is not listed."""
+    repository.change_manifest(name="fineweb10B_sp1024\x1b[2J")
+    assert fetch(repository, tmp_path / "data", 1) == 2
+    says = capsys.readouterr().err
+    assert "\x1b" not in says and "it has: fineweb10B_byte260" in says
+
+
+def test_a_file_that_came_in_one_part_has_no_speed(repository, tmp_path, capsys):
+    """No line says 0.0 MB/s of a download that nobody timed."""
+    assert fetch(repository, tmp_path / "data", 1) == 0
+    says = capsys.readouterr().err
+    assert "13,508 of 13,508 bytes" in says and "MB/s" not in says

@@ -68,8 +68,9 @@ class _Lines:
         if have < size and now - self._shown < _EVERY:
             return
         self._shown = now
-        speed = (have - self._first) / max(now - self._begun, 1e-6) / 1e6
-        self._output.note(f"{name}: {have:,} of {size:,} bytes, {speed:.1f} MB/s")
+        # The clock starts with the first part: a file that came in one has no speed.
+        speed = f", {(have - self._first) / max(now - self._begun, 1e-6) / 1e6:.1f} MB/s" if have > self._first else ""
+        self._output.note(f"{name}: {have:,} of {size:,} bytes{speed}")
 
 
 def _show(fetched: Fetched, output: Output) -> None:

@@ -127,7 +127,7 @@ class Hub:
             status, headers = self._head_once(url, path)
             if urlsplit(url).netloc == urlsplit(self.endpoint).netloc:
                 # Beyond the hub, in a store, an ETag is anything.
-                commit = headers.get("X-Repo-Commit") or commit
+                commit = _commit(headers.get("X-Repo-Commit")) or commit
                 etag = headers.get("X-Linked-Etag") or headers.get("ETag") or etag
             size = headers.get("X-Linked-Size") or (headers.get("Content-Length") if status == 200 else None)
             if size is not None and size.isdecimal():
@@ -184,6 +184,11 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 _IDENTITY = {"Accept-Encoding": "identity", "User-Agent": "paramgolf"}
+
+
+def _commit(value: str | None) -> str | None:
+    """A commit's hex name; None for anything else, since it becomes part of an address and of a file's name."""
+    return value if value is not None and re.fullmatch(r"[0-9a-f]{40}", value) else None
 
 
 def _reason(error: Exception) -> str:

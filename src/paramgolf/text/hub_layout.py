@@ -22,6 +22,7 @@ REPOSITORY = "willdepueoai/parameter-golf"
 ROOT = "datasets"
 MANIFEST_PATH = f"{ROOT}/manifest.json"
 BYTES = "byte260"
+MOST_SHARDS = 1_000_000  # of a side: their names have six digits
 HOSTED = ("fineweb-sp1024", f"fineweb-{BYTES}")  # what a misspelt name is compared with
 Side = Literal["train", "val"]
 
@@ -69,6 +70,8 @@ def read_publication(manifest: bytes, variant: str, repository: str) -> Publicat
             raise HubError(_says_missing(name, sets, repository))
         entry = sets[name]
         stats = {str(key): value for key, value in entry["stats"].items() if type(value) is int and value >= 0}
+        if max(stats["files_train"], stats["files_val"]) > MOST_SHARDS:
+            raise ValueError(f"{max(stats['files_train'], stats['files_val']):,} shards, {MOST_SHARDS:,} have a name")
         return Publication(
             name=name,
             variant=variant,
@@ -79,7 +82,7 @@ def read_publication(manifest: bytes, variant: str, repository: str) -> Publicat
             bos_id=_optional_int(entry, "bos_id"),
             tokenizer_files=() if variant == BYTES else _tokenizer_files(record, entry, variant),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         says = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise HubError(f"{repository}: {MANIFEST_PATH} is no manifest of the contest: {says}") from None
 
@@ -108,6 +111,7 @@ def _optional_int(entry: dict[str, Any], key: str) -> int | None:
 
 
 def _says_missing(name: str, sets: dict[str, Any], repository: str) -> str:
-    near = difflib.get_close_matches(name, list(sets), n=1, cutoff=0.5)
+    shown = sorted(known for known in sets if known.isprintable())  # nothing that moves a terminal's cursor
+    near = difflib.get_close_matches(name, shown, n=1, cutoff=0.5)
     hint = f"did you mean {near[0].replace('fineweb10B_', 'fineweb-')}? " if near else ""
-    return f"{repository} has no data set {name}; {hint}it has: {', '.join(sorted(sets)) or 'none'}"
+    return f"{repository} has no data set {name}; {hint}it has: {', '.join(shown) or 'none'}"
