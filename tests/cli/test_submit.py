@@ -15,6 +15,7 @@ import pytest
 from paramgolf.artifact.open import runtime_matches
 from paramgolf.cli import main
 from paramgolf.referee.check import check
+from paramgolf.referee.finding import Finding
 
 Captured = pytest.CaptureFixture[str]
 WORDS = ["one ", "two ", "three ", "four\n", "five ", "six, ", "seven ", "eight. "]
@@ -88,7 +89,8 @@ def test_a_record_is_what_the_runs_are(home: Path, tmp_path: Path, capsys: Captu
     contest = shown["seed_results"]["5"]["val_bpb_contest"]
     assert 0.98 * scores[5]["bpb"] < contest < scores[5]["bpb"] and f"{contest:.5f}" in page
     assert "cannot be compared with the contest's" in page and "is lossless" in page
-    assert str(home) not in page and str(home) not in (out / "submission.json").read_text()
+    for path in out.iterdir():
+        assert path.suffix == ".pyz" or str(home) not in path.read_text(), path
     assert main(["check", str(out), "--json"]) == 1
     status = {finding["rule"]: finding["status"] for finding in _json(capsys)["findings"]}
     assert status["size"] == status["ledger"] == "PASS" and status["evidence"] == "UNPROVEN"  # two seeds of three
@@ -329,3 +331,107 @@ def test_the_exported_script_stops_when_its_evaluation_does(home: Path, clean: P
     assert done.returncode == 1 and "incomplete" in done.stderr and "Traceback" not in done.stderr
     assert (clean / "hurried" / "score.partial.json").exists() and not (clean / "hurried" / "score.json").exists()
     assert main(["submit", str(clean / "hurried"), "--out", str(clean / "never")]) == 2
+
+
+def _status(captured: Captured) -> dict[str, str]:
+    return {finding["rule"]: finding["status"] for finding in _json(captured)["findings"]}
+
+
+def _by_rule(record: Path) -> dict[str, Finding]:
+    return {finding.rule: finding for finding in check(record).findings}
+
+
+@pytest.fixture(scope="module")
+def whole_record(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The record of both runs."""
+    out = tmp_path_factory.mktemp("records") / "record"
+    assert main(["submit", str(home / "run5"), str(home / "run6"), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def record(whole_record: Path, tmp_path: Path) -> Path:
+    """A copy of the record that a test may change."""
+    return Path(shutil.copytree(whole_record, tmp_path / "record"))
+
+
+AUDITED = ("sums-to-one", "credit-is-row", "blind-to-target", "blind-to-future", "lanes-apart", "predict-is-pure")
+
+
+def test_a_record_of_ours_is_judged_by_its_models(
+    home: Path, whole_record: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """`check RECORD` judges each seed's model and score; --text runs and probes them; what only the run can show is
+    left unproven; a record without our models has nothing to run, and that is said."""
+    found = _by_rule(whole_record)
+    assert {found[rule].status for rule in (*AUDITED, "reproducible")} == {"PASS"}
+    assert found["credited-once"].status == found["data-separation"].status == "UNPROVEN"
+    largest = max((whole_record / f"model_seed{seed}.pyz").stat().st_size for seed in SEEDS)
+    assert found["size"].numbers["bytes_raw_code"] == largest + (whole_record / "train_gpt.py").stat().st_size
+    capsys.readouterr()
+    assert main(["check", str(whole_record), "--text", str(home / "shards"), "--json"]) == 1
+    probed = _status(capsys)
+    assert probed["single-pass"] == probed["blind-decode"] == probed["reproducible"] == "PASS"
+    assert main(["check", str(whole_record), "--text", str(home / "texts" / "00.txt")]) == 2
+    assert "the recorded score is of a text" in capsys.readouterr().err
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    shutil.copyfile(whole_record / "submission.json", foreign / "submission.json")
+    assert main(["check", str(foreign)]) == 1 and "--text" not in capsys.readouterr().out
+    assert main(["check", str(foreign), "--text", str(home / "shards")]) == 2
+    assert "has no model_seedN.pyz" in capsys.readouterr().err
+
+
+def _swapped(record: Path) -> None:
+    shutil.copyfile(record / "model_seed5.pyz", record / "model_seed6.pyz")
+
+
+def _few_positions(score: dict[str, Any]) -> None:
+    score["audit"]["positions"] = 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "rule", "status", "says"),
+    [
+        (_swapped, "reproducible", "FAIL", "seed 6: score.json is of an artifact"),
+        (_swapped, "evidence", "FAIL", "model_seed6.pyz holds a recipe of seed 5"),
+        (lambda record: (record / "model_seed6.pyz").write_bytes(b"no model"), "reproducible", "FAIL", "seed 6"),
+        (lambda record: (record / "score_seed6.json").write_text("{"), "sums-to-one", "UNPROVEN", "seed 6"),
+        (lambda record: (record / "score_seed6.json").unlink(), "sums-to-one", "UNPROVEN", "seed 6"),
+        (_edit("score_seed6.json", _few_positions), "blind-to-future", "UNPROVEN", "seed 6: only 2 of"),
+        (
+            _edit("score_seed6.json", lambda score: score["audit"].update(max_target_error=0.5, max_causal_error=0.5)),
+            "blind-to-target",
+            "FAIL",
+            "seed 6: a row moves",
+        ),
+        (_edit("score_seed6.json", _other_bits), "evidence", "FAIL", "train_seed6.log ends in"),
+        (_edit("verdict_seed6.json", _failed_sums), "sums-to-one", "FAIL", "seed 6: rows sum to 1.2."),
+        (lambda record: (record / "verdict_seed6.json").write_text("[" * 100_000), "evidence", "FAIL", "seed 6"),
+    ],
+)
+def test_one_bad_seed_spoils_the_record(
+    damage: Callable[[Path], None], rule: str, status: str, says: str, record: Path
+) -> None:
+    """What is wrong or missing with one of the seeds shows, whatever the others are, and is said with its number."""
+    damage(record)
+    found = _by_rule(record)[rule]
+    assert found.status == status and says in found.says
+
+
+def test_a_rule_that_does_not_exist_cannot_stay_unproven(home: Path, tmp_path: Path, capsys: Captured) -> None:
+    """A misspelt --unproven is refused with the rules that there are, and nothing is written."""
+    words = ["submit", str(home / "run5"), "--out", str(tmp_path / "record"), "--unproven", "data-seperation"]
+    assert main(words) == 2
+    says = capsys.readouterr().err
+    assert "--unproven data-seperation: no such rule" in says and "data-separation" in says
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_squeezed_again_it_has_no_evaluation_yet(home: Path, tmp_path: Path) -> None:
+    """`pack --new-run` of a scored run takes over its training phases, not the evaluation of the other model."""
+    old = json.loads((home / "run5" / "ledger.json").read_text())
+    assert any(entry["name"].startswith("evaluation") for entry in old)
+    assert main(["pack", str(home / "run5"), "--new-run", str(tmp_path / "again")]) == 0
+    new = json.loads((tmp_path / "again" / "ledger.json").read_text())
+    assert new == [entry for entry in old if not entry["name"].startswith("evaluation")] and len(new) >= 2

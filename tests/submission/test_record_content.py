@@ -131,7 +131,9 @@ def test_the_folder_passes_what_files_can_show(published: Published, tmp_path: P
     for run in runs:
         assert (report.folder / f"model_seed{run.seed}.pyz").read_bytes() == b"model of %d" % run.seed
     findings = {finding.rule: finding for finding in check(report.folder).findings}
-    assert {rule for rule, found in findings.items() if found.status == "FAIL"} <= {"size"}  # the runtime counts twice
+    broken = {rule for rule, found in findings.items() if found.status == "FAIL"}
+    # The models are a few bytes of text here and do not open; logged sizes and this script exceed 16 MB.
+    assert broken == {"size", "reproducible"}
     assert {rule for rule, found in findings.items() if found.status == "PASS"} >= {"ledger", "bytes", "evidence"}
     assert findings["size"].numbers["bytes_raw_code"] == script + 15_900_548
 

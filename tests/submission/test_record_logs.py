@@ -4,6 +4,8 @@ import dataclasses
 import re
 from collections.abc import Callable
 
+import pytest
+
 from paramgolf.referee.record_log import read_log
 from paramgolf.submission.log_lines import final_label, log_text
 from paramgolf.submission.scored_run import ScoredRun
@@ -65,3 +67,19 @@ def test_all_phases_of_the_evaluation_count(published: Published) -> None:
     phase = {"name": "evaluation: score", "on_clock": True, "start": 0.0, "seconds": 408.049, "limit": 600.0}
     timed = run.score | {"ledger": [phase, phase | {"name": "evaluation: open", "seconds": 20.0}]}
     assert dataclasses.replace(run, score=timed).eval_seconds == 428.049 and run.eval_seconds == 408.049
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("10:00:00 recipe pr549 359e2ed23495 on /home/jane doe/shards", "recipe pr549 359e2ed23495"),
+        ("10:00:00 recipe pr549 359e2ed23495, seed 3, on ../shards", "recipe pr549 359e2ed23495, seed 3"),
+        ("10:00:00 resumed on /home/jane/shards", "resumed"),
+        ("10:00:00 squeezed again from the weights of /home/jane/run1", "squeezed again"),
+        ("10:00:00 trained for 3.8 of 5 s", "trained for 3.8 of 5 s"),
+    ],
+)
+def test_no_path_of_the_author_is_told(published: Published, line: str, kept: str) -> None:
+    """The log of a record names no folder of the machine that the run was made on, and keeps the rest of the line."""
+    text = log_text(dataclasses.replace(published(42), log=(line,)), 5)
+    assert kept in text.splitlines() and "jane" not in text and "shards" not in text

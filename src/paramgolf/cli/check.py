@@ -1,5 +1,6 @@
 """Referee a run folder, an artifact, or a stranger's record folder, from its files: nothing of theirs is executed. With
---text the artifact's weights are also run by the installed code and probed on that text. Exit status 1 unless legal.
+--text the weights of the artifact (of a record that submit wrote: of each seed) are also run by the installed code and
+probed on that text. Exit status 1 unless legal.
 """
 
 from __future__ import annotations
@@ -33,9 +34,14 @@ def run(options: argparse.Namespace, output: Output) -> int:
     output.say("legal" if verdict.legal else "NOT legal: every rule has to pass, and what is unproven does not")
     if options.path.is_dir() and verdict.legal:
         output.next("paramgolf", "report", options.path)
-    elif options.text is None:
+    elif options.text is None and _can_be_run(options.path):
         output.next("paramgolf", "check", options.path, "--text", "TEXT")
     else:
         output.say("next: mend what is listed above; docs/legality.md tells the story behind each rule")
     output.result(verdict.record())
     return 0 if verdict.legal else 1
+
+
+def _can_be_run(path: Path) -> bool:
+    """Whether there is a model that --text would run."""
+    return path.is_file() or any(next(path.glob(name), None) for name in ("model.pyz", "model_seed*.pyz"))

@@ -86,7 +86,7 @@ def _packed_budget(budget: BudgetRecipe, packed_bytes: int) -> BudgetRecipe:
 
 
 # What a run knows of its training, which squeezing it again does not change.
-_OF_TRAINING = ("env.json", "train_documents.npy", "log.txt", "metrics.jsonl", "ledger.json")
+_OF_TRAINING = ("env.json", "train_documents.npy", "log.txt", "metrics.jsonl")
 
 
 def _new_run(
@@ -102,6 +102,7 @@ def _new_run(
         for name in _OF_TRAINING:
             if (trained.path / name).exists():
                 shutil.copyfile(trained.path / name, run.path / name)
+        run.write_json("ledger.json", _ledger_of_training(trained))
         log(run, f"squeezed again from the weights of {trained.final_path}")
         report = pack_run(recipe, tokenizer, weights, primer, run)
         run.finish()
@@ -109,3 +110,12 @@ def _new_run(
         run.discard()
         raise
     return report
+
+
+def _ledger_of_training(trained: RunFolder) -> list[dict[str, Any]]:
+    """The phases of the old run without its evaluation, which was of another model.pyz."""
+    from paramgolf.clock import entries_of
+    from paramgolf.referee.rules_ledger import evaluates
+
+    entries = entries_of(trained.read_json("ledger.json"))
+    return [dataclasses.asdict(entry) for entry in entries if not evaluates(entry)]

@@ -7,27 +7,42 @@ from pathlib import Path
 from paramgolf.errors import RunError
 from paramgolf.referee.evidence import RUN_FILES, Evidence, artifact_evidence, run_evidence
 from paramgolf.referee.finding import Verdict, merge
+from paramgolf.referee.own_record import own_seeds, seed_findings
 from paramgolf.referee.record_folder import looks_like_a_record, read_record_folder
 from paramgolf.referee.rules_record import record_findings
-from paramgolf.referee.rulesets import get_ruleset
+from paramgolf.referee.rulesets import RuleSet, get_ruleset
 from paramgolf.text.text import HeldOutText
 
 
 def check(path: Path, ruleset: str = "parameter-golf-2026-04", text: HeldOutText | None = None) -> Verdict:
     """The verdict on what is at `path`, from its files alone; with `text` the artifact is also run and probed on it.
 
-    No code of theirs is executed. Raises `RunError` if there is nothing to judge, or the rule set does not exist.
+    No code of theirs is executed. Raises `RunError` if there is nothing to judge, nothing to run on `text`, or the rule
+    set does not exist.
     """
     rules = get_ruleset(ruleset)
     found = _evidence(path)
     if found is None:
-        return Verdict(rules.name, record_findings(read_record_folder(path), rules.limits))
+        return _record_verdict(path, rules, text)
     findings = rules.findings(found)
     if text is not None:
         from paramgolf.referee.live import live_findings
 
         findings = merge([*findings, *live_findings(found, text)])
     return Verdict(rules.name, findings)
+
+
+def _record_verdict(path: Path, rules: RuleSet, text: HeldOutText | None) -> Verdict:
+    """A record from its files; of one that has packed models of ours, those as well."""
+    record = read_record_folder(path)
+    seeds = own_seeds(record)
+    if text is not None and not seeds:
+        raise RunError(
+            f"{path} has no model_seedN.pyz that the installed code could run on {text.name}; leave --text out"
+        )
+    sizes = [seed.evidence.files["model.pyz"] for seed in seeds]
+    of_seeds = seed_findings(record, seeds, rules.limits, text) if seeds else ()
+    return Verdict(rules.name, merge([*record_findings(record, rules.limits, sizes), *of_seeds]))
 
 
 def _evidence(path: Path) -> Evidence | None:

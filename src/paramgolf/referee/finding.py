@@ -89,6 +89,11 @@ class Verdict:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise RunError(f"verdict is not JSON: {error}") from None
+        return Verdict.from_record(record)
+
+    @staticmethod
+    def from_record(record: object) -> Verdict:
+        """Read `record()` back; `RunError` as for `from_json`."""
         if not isinstance(record, dict) or not isinstance(record.get("findings"), list):
             raise RunError("a verdict should be an object with ruleset, legal and a list of findings")
         verdict = Verdict(str(record.get("ruleset")), tuple(map(Finding.from_record, record["findings"])))

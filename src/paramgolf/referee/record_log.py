@@ -13,6 +13,7 @@ _PAIR = re.compile(rf"val_loss:\s*{_NUMBER}\s+val_bpb:\s*{_NUMBER}")
 _VAL_TOKENS = re.compile(r"val_tokens\s*[:=]\s*([0-9]{1,12})|val_loader:[^\n]{0,400}?\btokens:\s*([0-9]{1,12})")
 _VOCAB = re.compile(r"vocab_size\s*[:=]\s*([0-9]{1,9})")
 _SEED = re.compile(r"^\s*seed\s*[:=]\s*([0-9]{1,12})", re.MULTILINE)
+_DEVICE = re.compile(r"^device:\s*(\w{1,20})", re.MULTILINE)
 _TRAIN_TIME = re.compile(rf"train_time:\s*{_NUMBER}\s*(ms|s)")
 _HESSIANS = re.compile(rf"Hessians\s+in\s+{_NUMBER}\s*s")
 _EVAL_TIME = re.compile(rf"\beval_time:\s*{_NUMBER}\s*(ms|s)")
@@ -37,6 +38,7 @@ class LogFacts:
     val_tokens: int | None
     vocab_size: int | None
     seed: int | None
+    device: str | None
     train_seconds: float | None
     hessian_seconds: float
     eval_seconds: float | None
@@ -63,6 +65,7 @@ def read_log(name: str, text: str) -> LogFacts:
         val_tokens=int(tokens[1] or tokens[2]) if tokens else None,
         vocab_size=_int(_VOCAB, text),
         seed=_int(_SEED, text),
+        device=device[1] if (device := _DEVICE.search(text)) else None,
         train_seconds=max(times) if times else None,
         hessian_seconds=sum(float(match[1]) for match in _HESSIANS.finditer(text)),
         eval_seconds=_eval_seconds(text),

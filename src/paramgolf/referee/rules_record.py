@@ -6,6 +6,7 @@ Their code is not run, so every promise about the predictor stays unproven here.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 
 from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
@@ -30,12 +31,15 @@ _UNPROVEN = (
 )
 
 
-def record_findings(record: RecordFolder, limits: Limits) -> tuple[Finding, ...]:
-    """One finding a rule; what only a run of their code could show is UNPROVEN."""
+def record_findings(record: RecordFolder, limits: Limits, models: Sequence[int] = ()) -> tuple[Finding, ...]:
+    """One finding a rule; what only a run of their code could show is UNPROVEN.
+
+    `models` are the bytes of the packed models in the folder, of which `own_record` judges what is left out here.
+    """
     says = "files alone cannot show it, and foreign code is not run here; score an artifact with paramgolf to prove it."
-    rest = tuple(Finding(rule, "UNPROVEN", says) for rule in _UNPROVEN)
+    rest = () if models else tuple(Finding(rule, "UNPROVEN", says) for rule in _UNPROVEN)
     return (
-        record_size(record, limits),
+        record_size(record, limits, models),
         record_ledger(record, limits),
         record_bytes(record),
         *rest,
@@ -43,9 +47,13 @@ def record_findings(record: RecordFolder, limits: Limits) -> tuple[Finding, ...]
     )
 
 
-def record_size(record: RecordFolder, limits: Limits) -> Finding:
-    """Model and code within the cap, with the code as it is and compressed: both readings were applied (1.4)."""
-    readings = [reading for log in record.logs if (reading := _readings(log, record)) is not None]
+def record_size(record: RecordFolder, limits: Limits, models: Sequence[int] = ()) -> Finding:
+    """Model and code within the cap, with the code as it is and compressed: both readings were applied (1.4).
+
+    The bytes of `models`, which are on the disk, count as well as what the logs say.
+    """
+    readings = [_both(model, record.script_bytes or 0, record.script_lzma_bytes) for model in models]
+    readings += [reading for log in record.logs if (reading := _readings(log, record)) is not None]
     total, code = record.submitted("bytes_total"), record.submitted("bytes_code")
     if not readings and total is not None:
         inside = code if code is not None else record.script_bytes or 0

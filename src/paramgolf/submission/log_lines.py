@@ -13,6 +13,8 @@ from typing import Any
 from paramgolf.submission.scored_run import ScoredRun
 
 _TIME_OF_DAY = re.compile(r"^\d\d:\d\d:\d\d ")
+# Where things lay on the author's machine is nobody's business: lines of train, pack and the exported script.
+_PLACE = re.compile(r"^(?:(recipe .*?|resumed),? on .*|(squeezed again) from the weights of .*)$")
 
 
 def log_text(run: ScoredRun, code_bytes: int) -> str:
@@ -52,8 +54,8 @@ def _training(run: ScoredRun) -> Iterator[str]:
 
 
 def _own_log(run: ScoredRun) -> Iterator[str]:
-    """What the run itself wrote down, without the times of day."""
-    return (_TIME_OF_DAY.sub("", line) for line in run.log)
+    """What the run itself wrote down, without the times of day and the author's paths."""
+    return (_PLACE.sub(r"\1\2", _TIME_OF_DAY.sub("", line)) for line in run.log)
 
 
 def _sizes(run: ScoredRun, code_bytes: int) -> Iterator[str]:

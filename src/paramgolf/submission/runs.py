@@ -29,8 +29,15 @@ class Spread:
 
 
 def read_runs(folders: Sequence[Path], unproven: Collection[str] = ()) -> tuple[ScoredRun, ...]:
-    """The runs in the order of their seeds, as `read_scored_run` reads them; `RunError` if they make no one record."""
+    """The runs in the order of their seeds, as `read_scored_run` reads them; `RunError` if they make no one record.
+
+    `RunError` too for a name in `unproven` that is no rule.
+    """
     runs = [read_scored_run(folder, unproven) for folder in folders]
+    known = sorted({finding["rule"] for run in runs for finding in run.verdict["findings"]})
+    for rule in unproven:
+        if rule not in known:
+            raise RunError(f"--unproven {rule}: no such rule; there are {', '.join(known)}")
     require_one_record(runs)
     return tuple(sorted(runs, key=lambda run: run.seed))
 
