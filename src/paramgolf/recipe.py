@@ -57,6 +57,7 @@ class ModelRecipe:
         _positive(self, "layers", "width", "heads", "kv_heads", "mlp_ratio", "rope_base", "softcap")
         _positive(self, "value_width", "bigram_width", "embedding_std")
         _fraction(self, "mlp_slope")
+        _not_negative(self, "rope_length")
         _divides(self, "heads", "width")
         _divides(self, "kv_heads", "heads")
         if self.head_size() % 2:
@@ -70,6 +71,8 @@ class ModelRecipe:
                 f"model.rope_length={self.rope_length} needs model.rope_channels of 4 or more, found "
                 f"{self.turned_channels()}"
             )
+        if not self.mlp_width():
+            raise RecipeError(f"model.mlp_ratio={self.mlp_ratio} of model.width={self.width} leaves the MLP no channel")
         if self.unet and self.layers < 2:
             raise RecipeError(f"model.unet=True needs model.layers of 2 or more, found {self.layers}")
         if self.bigram_buckets in (1, 2) or self.bigram_buckets < 0:
@@ -146,9 +149,8 @@ class OptimRecipe:
         _positive(self, "swa_every", "swa_below")
         _fraction(self, "muon_momentum", "muon_momentum_start", "momentum_warmup", "adam_beta1", "adam_beta2")
         _fraction(self, "warmdown", "ema_decay", "swa_below", "qat_below")
+        _not_negative(self, "muon_weight_decay", "adam_weight_decay", "warmdown_steps", "momentum_warmup_steps")
         for share, steps in (("warmdown", "warmdown_steps"), ("momentum_warmup", "momentum_warmup_steps")):
-            if getattr(self, steps) < 0:
-                raise RecipeError(f"optim.{steps}={getattr(self, steps)} must not be negative")
             if getattr(self, share) and getattr(self, steps):
                 raise RecipeError(
                     f"optim.{share}={getattr(self, share)} and optim.{steps}={getattr(self, steps)} contradict each "
@@ -177,6 +179,7 @@ class TrainRecipe:
 
     def __post_init__(self) -> None:
         _positive(self, "sequence", "batch_tokens", "micro_tokens", "max_steps", "checkpoint_seconds")
+        _not_negative(self, "warmup_steps")
         if self.micro_tokens < self.sequence:
             raise RecipeError(
                 f"train.micro_tokens={self.micro_tokens} is below train.sequence={self.sequence}: no sequence fits"
@@ -241,8 +244,7 @@ class ScoreRecipe:
             raise RecipeError(f"score.stride={self.stride} is larger than score.window={self.window}")
         if self.ngram_order > 8:
             raise RecipeError(f"score.ngram_order={self.ngram_order} is larger than 8")
-        if self.ttt_frozen_blocks < 0:
-            raise RecipeError(f"score.ttt_frozen_blocks={self.ttt_frozen_blocks} must not be negative")
+        _not_negative(self, "ttt_frozen_blocks")
 
 
 @dataclass(frozen=True)
@@ -340,6 +342,12 @@ def _positive(recipe: object, *names: str) -> None:
     for name in names:
         if not getattr(recipe, name) > 0:
             raise RecipeError(f"{type(recipe).__name__}.{name}={getattr(recipe, name)} must be positive")
+
+
+def _not_negative(recipe: object, *names: str) -> None:
+    for name in names:
+        if not getattr(recipe, name) >= 0:  # nor not a number
+            raise RecipeError(f"{type(recipe).__name__}.{name}={getattr(recipe, name)} must not be negative")
 
 
 def _fraction(recipe: object, *names: str) -> None:
