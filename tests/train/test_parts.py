@@ -25,6 +25,7 @@ from paramgolf.train.data_digest import EDGE_TOKENS, data_digest
 from paramgolf.train.loop import train
 from paramgolf.train.notes import Notes
 from paramgolf.train.progress import SilentDisplay
+from paramgolf.train.saves import Saves
 from paramgolf.train.state import TrainState, delivered
 from paramgolf.train.step import Diverged, Work, one_step, warm_up
 
@@ -338,6 +339,51 @@ def test_divergence_at_the_first_step_saves_nothing(tmp_path: Path, monkeypatch:
         with pytest.raises(RunError, match=r"loss is nan at step 1, .* no good step was made"):
             run_it(tmp_path / name, recipe)
         assert not (tmp_path / f"{name}.partial" / CHECKPOINT).exists()
+
+
+def test_divergence_after_a_resume_ends_with_what_was_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the first step after a resume diverges, the run ends with its checkpoint instead of diverging for ever."""
+    path = tmp_path / "run"
+    saving = with_train(TINY, checkpoint_seconds=2.0)
+    breaking(monkeypatch, 4, math.nan)
+    plain = Saves.save
+
+    def killed_before_the_end(saves: Saves, state: TrainState, *, finished: bool) -> None:
+        if not finished:
+            plain(saves, state, finished=False)
+
+    monkeypatch.setattr(Saves, "save", killed_before_the_end)
+    with pytest.raises(RunError, match="loss is nan at step 4"):
+        run_it(path, saving)
+    monkeypatch.undo()
+    breaking(monkeypatch, 1, math.nan)
+    with pytest.raises(RunError, match=r"loss is nan at step \d+, .*; step \d+ is saved, pack it with"):
+        run_it(path, saving)
+    _, record = load_checkpoint(path.with_name("run.partial") / CHECKPOINT)
+    assert record.finished
+    _, weights, _ = run_it(path, saving)
+    assert all(np.isfinite(value).all() for value in weights.values())
+
+
+def test_a_step_that_broke_the_weights_is_not_offered(tmp_path: Path) -> None:
+    """If the step before the one that shows it left weights that are no numbers, they are neither saved nor named."""
+    with pytest.raises(RunError, match=r"loss is nan at step 2, .*; no good step was made"):
+        run_it(tmp_path / "run", with_optim(TINY, matrix_lr=math.inf))
+    assert not (tmp_path / "run.partial" / CHECKPOINT).exists()
+
+
+def test_compiling_makes_the_rotary_tables_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables stand before a graph is traced: made within it, every later batch would compile another graph."""
+    state, lengths = TrainState.fresh(TINY, VOCAB), []
+
+    def stand_in(loss: object, **options: object) -> object:
+        lengths.append(len(state.model.rotary.cos_TR))
+        return state.model.loss
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    notes = Notes(RunFolder.create(tmp_path / "run"), SilentDisplay(), leads=True)
+    TrainingLoss(state.model).compile(torch.zeros(2, 16, dtype=torch.int64), (0,), notes)
+    assert lengths == [16]
 
 
 def test_warm_up_resets_momentum_even_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

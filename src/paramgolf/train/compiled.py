@@ -30,6 +30,8 @@ class TrainingLoss:
         one note.
         """
         try:
+            # Tables made while a graph is traced would be part of it, and the next call would compile another.
+            self._model.rotary.prepare(tokens_ST.shape[1])
             self._loss = torch.compile(self._model.loss, fullgraph=True, dynamic=False)
             for bits in graphs:
                 self(tokens_ST, tokens_ST, bits).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

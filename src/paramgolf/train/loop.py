@@ -78,9 +78,11 @@ def _run(state: TrainState, work: Work, saves: Saves, notes: Notes, display: Dis
             if work.ranks.device.type == "cuda":
                 torch.cuda.synchronize()  # the last step's work belongs on the clock
     except Diverged as bad:
-        if norms:  # good steps since the last checkpoint: the last of them is what the run ends with
+        # The run ends with its last good step, also one that was resumed from, unless that step itself did the harm.
+        ends = state.step > 0 and state.is_finite()
+        if ends:
             saves.save(state, finished=True)
-        raise RunError(_says_diverged(bad, state, work.recipe, saves, norms)) from bad
+        raise RunError(_says_diverged(bad, state, saves, norms, ends)) from bad
     saves.save(state, finished=True)
 
 
@@ -128,16 +130,17 @@ def _says_stopped(state: TrainState, recipe: Recipe, run: RunFolder) -> str:
     )
 
 
-def _says_diverged(bad: Diverged, state: TrainState, recipe: Recipe, saves: Saves, norms: deque[float]) -> str:
-    if norms:
+def _says_diverged(bad: Diverged, state: TrainState, saves: Saves, norms: deque[float], ends: bool) -> str:
+    if ends:
         kept = f"step {state.step} is saved, pack it with: paramgolf train --resume {saves.run.final_path}"
     else:
         kept = "no good step was made" if saves.saved_step is None else f"step {saves.saved_step} is still saved"
     last = ", ".join(f"{norm:.3g}" for norm in (*norms, bad.grad_norm))
+    optim = saves.recipe.optim
     return (
         f"loss is {bad.loss:.4g} at step {state.step + 1}, gradient norms of the last steps: {last}; {kept}\n"
-        f"or start again with lower optim.matrix_lr={recipe.optim.matrix_lr} or "
-        f"optim.embedding_lr={recipe.optim.embedding_lr}"
+        f"or start again with lower optim.matrix_lr={optim.matrix_lr} or "
+        f"optim.embedding_lr={optim.embedding_lr}"
     )
 
 

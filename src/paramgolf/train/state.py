@@ -55,6 +55,11 @@ class TrainState:
         """The live parameters by name."""
         return dict(self.model.named_parameters())
 
+    def is_finite(self) -> bool:
+        """Whether all weights, the live and the averaged ones, are numbers."""
+        held = (*self.weights().values(), *self.average.weights().values())
+        return all(bool(value.isfinite().all()) for value in held)
+
     @torch.no_grad()
     def capture(self) -> Tensors:
         """Copies of all tensors of the state and of torch's generators; `restore` takes them on any number of ranks.
