@@ -2,61 +2,59 @@
 
 Legend: T inputs of a block, N inputs of a call with those before it, D width, C channels of all values, B rows of a
 table, P its width, O columns. Plain reference: `paramgolf.model.embeddings`.
+
+numpy's operations on single elements round as IEEE 754 says, on every CPU; sums go through `step_math`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import njit
 
-from paramgolf.predict.step_math import multiply, normalise
-from paramgolf.predict.step_weights import EmbeddingWeights
+from paramgolf.predict.protocol import Float64, Int64
+from paramgolf.predict.step_math import copy_normalised, multiply
+from paramgolf.predict.step_weights import EmbeddingWeights, Float32
 
 HERE_KEY, BEFORE_KEY = 36313, 27191  # spec pr549.md 2.4
 
 
-@njit(cache=True, error_model="numpy")
-def embed(w: EmbeddingWeights, tokens_N: Any, at: int, first: int, out_TD: Any, value_TC: Any) -> None:
-    """The stream before the first layer, and values by token, of the inputs `tokens_N[at : at + T]` at places first.. .
+def embed(w: EmbeddingWeights, tokens_N: Int64, at: int, stop: int, first: int) -> Float64:
+    """The stream before the first layer [T, D] of the inputs `tokens_N[at:stop]`, which stand at places first.. .
 
-    What comes before them in their frame comes before them in `tokens_N`, two tokens of it at most. Without a value
-    embedding `value_TC` is left as it is.
+    What comes before them in their frame comes before them in `tokens_N`, two tokens of it at most.
     """
-    count, width = out_TD.shape
-    lead = 1 if first > 0 and len(w.smear_D) else 0  # the place before takes part too
-    x_TD = np.empty((count + lead, width))
+    if not len(w.smear_D):
+        return _embed_alone(w, tokens_N, at, stop, first)
+    lead = min(first, 1)
+    x_TD = _embed_alone(w, tokens_N, at - lead, stop, first - lead)
+    before_TD = np.zeros((stop - at, x_TD.shape[1]))
+    before_TD[1 - lead :] = x_TD[:-1]
+    before_TD[tokens_N[at:stop] == w.smear_boundary] = 0.0
+    here_TD = x_TD[lead:]
+    mixed_TD: Float64 = here_TD + w.smear_D * (before_TD - here_TD)
+    return mixed_TD
+
+
+def embed_values(w: EmbeddingWeights, tokens_T: Int64) -> Float64:
+    """What tokens add to the values of the layers with a value embedding, [T, C]; no channels without one."""
+    return w.value_scale * _product(w.value_VE[tokens_T], w.value_EC) if len(w.value_VE) else np.empty((0, 0))
+
+
+def _embed_alone(w: EmbeddingWeights, tokens_N: Int64, at: int, stop: int, first: int) -> Float64:
+    """`embed` without the share of the place before."""
+    x_TD: Float64 = w.token_VD[tokens_N[at:stop]].astype(np.float64)
     if len(w.pair_BP):
-        bucket_T = np.empty(count + lead, dtype=np.int64)
-        for t in range(count + lead):
-            n, last = at - lead + t, len(w.pair_BP) - 1
-            bucket_T[t] = last
-            if first - lead + t > 0:
-                bucket_T[t] = ((HERE_KEY * tokens_N[n]) ^ (BEFORE_KEY * tokens_N[n - 1])) % last
-        look_up(w.pair_BP, w.pair_PD, bucket_T, w.pair_scale, x_TD)
-    for t in range(count + lead):
-        for d in range(width):
-            pair = x_TD[t, d] if len(w.pair_BP) else 0.0
-            x_TD[t, d] = w.token_VD[tokens_N[at - lead + t], d] + pair
-        normalise(x_TD[t])
-    for t in range(count):
-        alone = first + t == 0 or tokens_N[at + t] == w.smear_boundary
-        for d in range(width):
-            out_TD[t, d] = x_TD[lead + t, d]
-            if len(w.smear_D):
-                before = 0.0 if alone else x_TD[lead + t - 1, d]
-                out_TD[t, d] += w.smear_D[d] * (before - out_TD[t, d])
-    if len(w.value_VE):
-        look_up(w.value_VE, w.value_EC, tokens_N[at : at + count], w.value_scale, value_TC)
+        last = len(w.pair_BP) - 1
+        bucket_T = np.full(stop - at, last)
+        alone = 1 if first == 0 else 0  # the frame's first input has no predecessor
+        here, before = tokens_N[at + alone : stop], tokens_N[at + alone - 1 : stop - 1]
+        bucket_T[alone:] = ((HERE_KEY * here) ^ (BEFORE_KEY * before)) % last
+        x_TD += w.pair_scale * _product(w.pair_BP[bucket_T], w.pair_PD)
+    copy_normalised(x_TD, 1.0, x_TD)
+    return x_TD
 
 
-@njit(cache=True, error_model="numpy")
-def look_up(table_BP: Any, a_PO: Any, row_T: Any, factor: float, out_TO: Any) -> None:
-    """Rows of a table, through a matrix, times a factor."""
-    count, width = len(out_TO), table_BP.shape[1]
-    x_TP = np.empty((count, width))
-    for t in range(count):
-        for p in range(width):
-            x_TP[t, p] = factor * table_BP[row_T[t], p]
-    multiply(x_TP, a_PO, out_TO)
+def _product(rows_TP: Float32, a_PO: Float32) -> Float64:
+    """Rows of a table through a matrix."""
+    out_TO = np.empty((len(rows_TP), a_PO.shape[1]))
+    multiply(rows_TP.astype(np.float64), a_PO, out_TO)
+    return out_TO

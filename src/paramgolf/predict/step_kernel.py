@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from paramgolf.predict.fixed_math import exp_into, log_softmax_into
-from paramgolf.predict.step_embedding import embed
+from paramgolf.predict.step_embedding import embed, embed_values
 from paramgolf.predict.step_math import (
     add_scaled,
     attend,
@@ -49,16 +49,16 @@ def forward(w: StepWeights, cache: StepCache, tokens_N: Any, first: int, out_TD:
     `tokens_N` begins with the `min(first, 2)` inputs before them. `out_TD` takes the states after the last norm, of
     the last inputs only where it has fewer rows.
     """
-    lead, width, channels = min(first, 2), out_TD.shape[1], w.layers.key_value_LDJ.shape[2] // 2
+    lead = min(first, 2)
     count = len(tokens_N) - lead
     unread = count - len(out_TD)
     begin = 0
     while begin < count:
         wanted = begin >= unread
         stop = min(begin + BLOCK, count if wanted else unread)
-        start_TD, value_TC = np.empty((stop - begin, width)), np.empty((stop - begin, channels))
-        embed(w.embedding, tokens_N, lead + begin, first + begin, start_TD, value_TC)
-        h_TD = out_TD[begin - unread : stop - unread] if wanted else np.empty((stop - begin, width))
+        start_TD = embed(w.embedding, tokens_N, lead + begin, lead + stop, first + begin)
+        value_TC = embed_values(w.embedding, tokens_N[lead + begin : lead + stop])
+        h_TD = out_TD[begin - unread : stop - unread] if wanted else np.empty_like(start_TD)
         run_layers(w.layers, cache, first + begin, wanted, start_TD, value_TC, h_TD)
         begin = stop
 
@@ -96,8 +96,9 @@ def run_layers(
         copy_normalised(h_TD, w.depth_L[layer], x_TD)
         multiply(x_TD, w.up_LDM[layer], up_TM)
         square(up_TM, w.slope)
-        if count == 1:
-            multiply_live(up_TM[0], w.down_LMD[layer], y_TD[0])
+        if w.slope == 0.0:
+            for t in range(count):
+                multiply_live(up_TM[t], w.down_LMD[layer], y_TD[t])
         else:
             multiply(up_TM, w.down_LMD[layer], y_TD)
         add_scaled(h_TD, y_TD, w.mlp_scale_LD[layer])

@@ -57,12 +57,11 @@ def multiply_live(x_I: Any, a_IO: Any, y_O: Any) -> None:
     for n in range(0, whole, 4):
         i0, i1, i2, i3 = live[n], live[n + 1], live[n + 2], live[n + 3]
         x0, x1, x2, x3 = x_I[i0], x_I[i1], x_I[i2], x_I[i3]
-        a0, a1, a2, a3 = a_IO[i0], a_IO[i1], a_IO[i2], a_IO[i3]
         for o in range(columns):
-            s = y_O[o] + x0 * a0[o]
-            s = s + x1 * a1[o]
-            s = s + x2 * a2[o]
-            y_O[o] = s + x3 * a3[o]
+            s = y_O[o] + x0 * a_IO[i0, o]
+            s = s + x1 * a_IO[i1, o]
+            s = s + x2 * a_IO[i2, o]
+            y_O[o] = s + x3 * a_IO[i3, o]
     for n in range(whole, count):
         i = live[n]
         for o in range(columns):
