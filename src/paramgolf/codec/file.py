@@ -103,7 +103,8 @@ def decode_bytes(artifact: Artifact, coded: bytes, progress: Progress | None = N
     """
     header, body = open_file(artifact, coded)
     if header.method == MODEL:
-        data = artifact.tokenizer.decode(_decode(_predictor(artifact, header.adapt, header.tokens), header, body, progress))
+        predictor = _predictor(artifact, header.adapt, header.tokens)
+        data = artifact.tokenizer.decode(_decode(predictor, header, body, progress))
     else:
         data = body if header.method == RAW else _unxz(body, header.length)
     if len(data) != header.length or data_prefix(data) != header.digest:
