@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from paramgolf.predict.evaluation import Evaluation
     from paramgolf.predict.score import Score, ScoreIncomplete
     from paramgolf.ranks import Ranks
+    from paramgolf.referee.finding import Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,7 @@ def _run(options: argparse.Namespace, output: Output, ranks: Ranks, begin: float
         return 0
     _show(judged, output)  # first: a full disk must not cost what was found
     if options.out is not None:
-        _keep(judged, options.out)
+        _show_difference(judged, _keep(judged, options.out), options.out, output)
     if options.out is not None and (options.out / "recipe.json").exists():
         output.next("paramgolf", "check", options.out, "--text", options.text)
     else:
@@ -104,20 +105,29 @@ def _refuse_taken(folder: Path | None) -> None:
             raise OutputError(f"{folder / name} exists already; choose another --out, or move it away")
 
 
-def _keep(judged: Judged, folder: Path) -> None:
+def _keep(judged: Judged, folder: Path) -> Verdict:
+    """Write the score into a run or a new folder; the verdict on all of that folder."""
     from paramgolf.cli.judge import save_judged
     from paramgolf.run_folder import RunFolder
 
     if folder.is_dir():
-        save_judged(judged, folder)
-    else:
-        run = RunFolder.create(folder)
-        try:
-            save_judged(judged, run.path)
-        except BaseException:
-            run.discard()
-            raise
-        run.finish()
+        return save_judged(judged, folder)
+    run = RunFolder.create(folder)
+    try:
+        verdict = save_judged(judged, run.path)
+    except BaseException:
+        run.discard()
+        raise
+    run.finish()
+    return verdict
+
+
+def _show_difference(judged: Judged, kept: Verdict, folder: Path, output: Output) -> None:
+    """What the run's files add to the judgement of its score, where that is not good news."""
+    if judged.verdict.legal and not kept.legal:
+        output.say(f"the score is legal, {folder} as a whole is not:")
+        wrong = [finding for finding in kept.findings if finding.status != "PASS"]
+        output.table([(finding.status, finding.rule, finding.says) for finding in wrong])
 
 
 def _show(judged: Judged, output: Output) -> None:
