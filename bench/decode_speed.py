@@ -77,8 +77,8 @@ def random_weights(model: ModelRecipe, vocab: int, rng: np.random.Generator) -> 
 
 
 def frame_rate(predictor: StepPredictor, window: int, rng: np.random.Generator) -> float:
-    """Tokens a second of one call for a whole frame."""
-    tokens = rng.integers(0, predictor.vocab_size, (1, min(window, predictor.grid.stride)))
+    """Tokens a second of one call for the frame that begins a text."""
+    tokens = rng.integers(0, predictor.vocab_size, (1, window // predictor.grid.stride * predictor.grid.stride))
     chunk = Chunk(tokens, np.array([tokens.size]), np.array([True]))
     begin = time.perf_counter()
     predictor.predict(chunk)

@@ -27,7 +27,8 @@ SLAB_BYTES = 6 << 20  # of MLP channels at once: shorter slabs cost the products
 def lean_hidden(model: GPT, tokens_FT: Tensor, last: int | None = None) -> Tensor:
     """States [F, n, D] after the last norm of each frame's last n = `last` positions (default: all); no gradients.
 
-    To float noise those of `model.hidden`. What other positions alone would need of the last layer is left out.
+    To float noise those of `model.hidden`. What other positions alone would need of the last layer is left out where
+    they are half of the frame or more: for fewer it does not pay.
     """
     length = tokens_FT.shape[1]
     wanted = length if last is None else last
@@ -37,7 +38,7 @@ def lean_hidden(model: GPT, tokens_FT: Tensor, last: int | None = None) -> Tenso
     if weight.device.type != "cpu" or not weight.dtype == (model.activation_dtype or weight.dtype) == torch.float32:
         return model.hidden(tokens_FT)[:, length - wanted :]
     with torch.no_grad():
-        return _Pass(model, tokens_FT).states(wanted)
+        return _Pass(model, tokens_FT).states(wanted if 2 * wanted <= length else length)[:, -wanted:]
 
 
 def lean_logits(model: GPT, h_ND: Tensor) -> Tensor:
