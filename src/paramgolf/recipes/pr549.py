@@ -70,7 +70,7 @@ def pr549() -> Recipe:
             warmup_steps=20,
             compile=True,
             dtype="bfloat16",
-            checkpoint_seconds=120.0,
+            checkpoint_seconds=300.0,
         ),
         squeeze=SqueezeRecipe(matrix_bits=6, embedding_bits=8, small_bits=16),
         score=ScoreRecipe(
@@ -126,7 +126,17 @@ def pr549_tiny() -> Recipe:
             bigram_buckets=1536,
             bigram_width=32,
         ),
-        optim=replace(recipe.optim, ema_decay=0.98),
+        # Fewer and noisier steps than the record's: bench/tune_quickstart.py's rates, less momentum, a looser clip.
+        optim=replace(
+            recipe.optim,
+            matrix_lr=0.015,
+            embedding_lr=0.02,
+            scalar_lr=0.01,
+            muon_momentum=0.95,
+            muon_momentum_start=0.85,
+            clip_norm=1.0,
+            ema_decay=0.98,
+        ),
         train=TrainRecipe(sequence=TINY_WINDOW, batch_tokens=2048, order="stream", warmup_steps=2),
         score=replace(
             recipe.score, window=TINY_WINDOW, stride=64, chunk=512, ttt_chunk=32 * TINY_WINDOW, ttt_sequences=32
