@@ -14,6 +14,8 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 from paramgolf.errors import RecipeError
 
+MOST = 10**15  # of a number that is read from a file
+
 
 @dataclass(frozen=True)
 class TokenizerRecipe:
@@ -332,6 +334,8 @@ def _value(hint: Any, value: object, where: str) -> Any:
         if value not in choices:
             raise RecipeError(f"{where}={value!r} is none of {', '.join(map(repr, choices))}")
         return value
+    if isinstance(value, int) and abs(value) > MOST:  # a stranger's; it would not even become a float
+        raise RecipeError(f"{where} holds a number beyond 1e15")
     accepted = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise RecipeError(f"{where}={value!r} should be {hint.__name__}")
