@@ -80,7 +80,8 @@ def test_compiles_for_hopper(pointer: str, vocabulary: int) -> None:
     aligned = [0, 1, 3] if vocabulary % 16 == 0 else []
     attributes = {(index,): [["tt.divisibility", 16]] for index in aligned}
     source = ASTSource(_softcap_row_kernel, signature, constants, attributes)
-    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, "enable_fp_fusion": True})
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     assembly = kernel.asm["ptx"]
     assert ".target sm_90" in assembly
     assert len(kernel.asm["cubin"]) > 1000
