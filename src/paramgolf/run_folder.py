@@ -10,10 +10,12 @@ import errno
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 from paramgolf.errors import OutputError, RunError
 
+LOG = "log.txt"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -103,6 +105,10 @@ class RunFolder:
                 file.write(line.rstrip("\n") + "\n")
         except OSError as error:
             raise OutputError(says_unwritten(path, len(line), error)) from None
+
+    def log(self, line: str) -> None:
+        """Add one line to the run's log.txt, with the time of day."""
+        self.append_line(LOG, f"{time.strftime('%H:%M:%S')} {line}")
 
     def read_text(self, name: str) -> str:
         """Read one file; `RunError` that names it if it is not there or no UTF-8."""

@@ -1,6 +1,5 @@
 """Every parameter has one optimizer and the published group; bfloat16 tables keep bfloat16 moments."""
 
-import dataclasses
 import math
 
 import pytest
@@ -13,6 +12,7 @@ from paramgolf.model.arithmetic import TABLES, parameter_shapes
 from paramgolf.model.gpt import GPT
 from paramgolf.optim.groups import GPT_RULES, GroupRule, assign, build_optimizers
 from paramgolf.recipe import ModelRecipe, OptimRecipe
+from paramgolf.recipes import get_recipe
 
 PLAIN = ModelRecipe(layers=2, width=16, heads=2, kv_heads=1)
 EVERYTHING = ModelRecipe(
@@ -35,20 +35,7 @@ EVERYTHING = ModelRecipe(
     depth_scale=True,
     init="orthogonal",
 )
-RECORD = dataclasses.replace(
-    EVERYTHING,
-    layers=11,
-    width=512,
-    heads=8,
-    kv_heads=4,
-    rope_channels=16,
-    rope_length=1024,
-    xsa_layers=(7, 8, 9, 10),
-    value_layers=(9, 10),
-    value_width=128,
-    bigram_buckets=1536,
-    bigram_width=128,
-)
+RECORD = get_recipe("pr549").model
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, EVERYTHING])

@@ -10,23 +10,11 @@ import pytest
 from paramgolf.errors import RecipeError
 from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipe import ModelRecipe, SqueezeRecipe
+from paramgolf.recipes import get_recipe
 from paramgolf.squeeze.quantize import RAW_BITS, Scheme
 from paramgolf.squeeze.schemes import assign_schemes, default_schemes
 
-RECORD = ModelRecipe(  # the configuration of #549: spec pr549.md, section 2
-    layers=11,
-    width=512,
-    heads=8,
-    kv_heads=4,
-    rope_channels=16,
-    xsa_layers=(7, 8, 9, 10),
-    value_layers=(9, 10),
-    bigram_buckets=1536,
-    smear="everywhere",
-    unet=True,
-    residual_mix=True,
-    block_scales=True,
-)
+RECORD = get_recipe("pr549").model  # its numbers are the spec's: tests/recipes
 
 
 def test_the_default_list_covers_the_plain_model():

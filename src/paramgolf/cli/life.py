@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from paramgolf.text.tokenizer import Tokenizer
     from paramgolf.text.windows import TrainingWindows
 
-LOG = "log.txt"
 ARTIFACT = "model.pyz"
 Weights = Mapping[str, npt.NDArray[np.float32]]
 PROOF_BYTES = 20_480
@@ -116,7 +115,7 @@ def write_env(run: RunFolder, data: TrainingData, ranks: Ranks, commands: Sequen
 def log(run: RunFolder, line: str) -> None:
     """One line on stderr and in the run's log.txt, with the time of day in the log."""
     print(line, file=sys.stderr, flush=True)
-    run.append_line(LOG, f"{time.strftime('%H:%M:%S')} {line}")
+    run.log(line)
 
 
 @contextlib.contextmanager
@@ -132,6 +131,24 @@ def discarded_if_nothing_is_saved(run: RunFolder, *, leads: bool = True) -> Iter
         if leads and not run.finished and not any(run.path.glob("checkpoint.*")):
             run.discard()
         raise
+
+
+def train_new_run(recipe: Recipe, data: TrainingData, out: Path, ranks: Ranks, command: str, says: str) -> Path | None:
+    """`train_and_pack` into a new folder `out`, which first gets its recipe, env.json and the line `says` in its log.
+
+    `command` is how to do it again. Every rank calls it; nothing is left of a run that fails before it saves anything.
+    """
+    from paramgolf.run_folder import RunFolder
+
+    # One rank makes the folder; the others wait until it is there.
+    folder = RunFolder.create(out) if ranks.leads else RunFolder(out, finished=False)
+    with discarded_if_nothing_is_saved(folder, leads=ranks.leads):
+        if ranks.leads:
+            write_recipe(folder, recipe)
+            write_env(folder, data, ranks, [command])
+            log(folder, says)
+        ranks.agree(0.0)
+        return train_and_pack(recipe, data, folder, ranks)
 
 
 def train_and_pack(recipe: Recipe, data: TrainingData, run: RunFolder, ranks: Ranks) -> Path | None:

@@ -41,6 +41,13 @@ def override(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     return Recipe.from_json(json.dumps(record))
 
 
+def limited(recipe: Recipe, seconds: float | None, seed: int | None) -> Recipe:
+    """The recipe with so many seconds of training and this seed, where they were given."""
+    if seconds is not None:
+        recipe = dataclasses.replace(recipe, budget=dataclasses.replace(recipe.budget, train_seconds=seconds))
+    return recipe if seed is None else dataclasses.replace(recipe, seed=seed)
+
+
 def _reader(hint: Any) -> Callable[[str], Any]:
     def read(word: str) -> Any:
         if hint is bool:

@@ -6,7 +6,6 @@ it): --resume RUN goes on where it was.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shlex
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from paramgolf.cli.arguments import Parser, UsageError, seconds
 from paramgolf.cli.output import Output
+from paramgolf.cli.overrides import limited
 from paramgolf.cli.trouble import explain
 from paramgolf.recipe import Recipe
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from paramgolf.cli.judge import Judged
     from paramgolf.cli.life import TrainingData
     from paramgolf.ranks import Ranks
-    from paramgolf.run_folder import RunFolder
     from paramgolf.text.text import HeldOutText
 
 NAME = "train_gpt.py"
@@ -85,40 +84,18 @@ def _parser() -> Parser:
     return parser
 
 
-def _varied(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """The recipe with the seed and the seconds that were asked for."""
-    if options.seconds is not None:
-        recipe = dataclasses.replace(recipe, budget=dataclasses.replace(recipe.budget, train_seconds=options.seconds))
-    return recipe if options.seed is None else dataclasses.replace(recipe, seed=options.seed)
-
-
 def _train(recipe: Recipe, data: TrainingData, options: argparse.Namespace, ranks: Ranks) -> Path:
     """The finished run, on every rank."""
-    from paramgolf.cli.life import (
-        discarded_if_nothing_is_saved,
-        log,
-        require_tokenizer,
-        train_and_pack,
-        write_env,
-        write_recipe,
-    )
-    from paramgolf.run_folder import RunFolder
+    from paramgolf.cli.life import require_tokenizer, train_new_run
 
     if options.resume is not None:
         return _resume(options.resume, data, ranks)
-    recipe = _varied(recipe, options)
+    recipe = limited(recipe, options.seconds, options.seed)
     require_tokenizer(recipe, data.tokenizer, str(options.data))
     out = options.out or Path("runs") / f"{recipe.name}-{recipe.fingerprint()}"
-    # One rank makes the folder; the others wait until it is there.
-    folder = RunFolder.create(out) if ranks.leads else RunFolder(out, finished=False)
-    with discarded_if_nothing_is_saved(folder, leads=ranks.leads):
-        if ranks.leads:
-            write_recipe(folder, recipe)
-            write_env(folder, data, ranks, [_command(options, out)])
-            log(folder, f"recipe {recipe.name} {recipe.fingerprint()}, seed {recipe.seed}, on {options.data}")
-        ranks.agree(0.0)
-        train_and_pack(recipe, data, folder, ranks)
-    return _packed(folder, ranks)
+    says = f"recipe {recipe.name} {recipe.fingerprint()}, seed {recipe.seed}, on {options.data}"
+    train_new_run(recipe, data, out, ranks, _command(options, out), says)
+    return _packed(out, ranks)
 
 
 def _resume(path: Path, data: TrainingData, ranks: Ranks) -> Path:
@@ -133,13 +110,13 @@ def _resume(path: Path, data: TrainingData, ranks: Ranks) -> Path:
     if ranks.leads:
         log(folder, "resumed")
     train_and_pack(recipe, data, folder, ranks)
-    return _packed(folder, ranks)
+    return _packed(folder.final_path, ranks)
 
 
-def _packed(folder: RunFolder, ranks: Ranks) -> Path:
+def _packed(final: Path, ranks: Ranks) -> Path:
     """The run's final place, once the rank that packs has put it there."""
     ranks.agree(0.0)
-    return folder.final_path
+    return final
 
 
 def _score(final: Path, text: HeldOutText, reading: float, ranks: Ranks, output: Output) -> int:

@@ -7,14 +7,13 @@ the same result. Runs on several GPUs or processes under `torchrun --nproc_per_n
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paramgolf.cli.arguments import UsageError, seconds
 from paramgolf.cli.output import Output
-from paramgolf.cli.overrides import add_recipe_flags, given_flags, override, word_of
+from paramgolf.cli.overrides import add_recipe_flags, given_flags, limited, override, word_of
 from paramgolf.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -50,22 +49,11 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     """The named recipe with all overrides."""
     from paramgolf.recipes import get_recipe
 
-    recipe = override(get_recipe(options.recipe), options)
-    if options.seconds is not None:
-        recipe = dataclasses.replace(recipe, budget=dataclasses.replace(recipe.budget, train_seconds=options.seconds))
-    return recipe if options.seed is None else dataclasses.replace(recipe, seed=options.seed)
+    return limited(override(get_recipe(options.recipe), options), options.seconds, options.seed)
 
 
 def _begin(options: argparse.Namespace, ranks: Ranks) -> Path | None:
-    from paramgolf.cli.life import (
-        discarded_if_nothing_is_saved,
-        log,
-        require_tokenizer,
-        train_and_pack,
-        write_env,
-        write_recipe,
-    )
-    from paramgolf.run_folder import RunFolder
+    from paramgolf.cli.life import require_tokenizer, train_new_run
 
     if options.data is None:
         raise UsageError("--data DIR is needed: a folder that `paramgolf data prepare` wrote")
@@ -73,15 +61,9 @@ def _begin(options: argparse.Namespace, ranks: Ranks) -> Path | None:
     out = options.out or Path("runs") / f"{recipe.name}-{recipe.fingerprint()}"
     data = _data(options.data)
     require_tokenizer(recipe, data.tokenizer, str(options.data))
-    # One rank makes the folder; the others wait until it is there.
-    folder = RunFolder.create(out) if ranks.leads else RunFolder(out, finished=False)
-    with discarded_if_nothing_is_saved(folder, leads=ranks.leads):
-        if ranks.leads:
-            write_recipe(folder, recipe)
-            write_env(folder, data, ranks, [shlex.join(["paramgolf", "train", *_words(options, out)])])
-            log(folder, f"recipe {recipe.name} {recipe.fingerprint()} on {options.data}")
-        ranks.agree(0.0)
-        return train_and_pack(recipe, data, folder, ranks)
+    command = shlex.join(["paramgolf", "train", *_words(options, out)])
+    says = f"recipe {recipe.name} {recipe.fingerprint()} on {options.data}"
+    return train_new_run(recipe, data, out, ranks, command, says)
 
 
 def _resume(options: argparse.Namespace, ranks: Ranks) -> Path | None:

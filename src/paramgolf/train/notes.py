@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from paramgolf.run_folder import RunFolder
 from paramgolf.train.progress import Display
-
-LOG = "log.txt"
 
 
 class Notes:
@@ -20,4 +16,4 @@ class Notes:
         """One line to the user, with the time of day in the log."""
         if self._leads:
             self._display.note(line)
-            self._run.append_line(LOG, f"{time.strftime('%H:%M:%S')} {line}")
+            self._run.log(line)
