@@ -15,6 +15,7 @@ from typing import Any, Literal, get_origin, get_type_hints
 from paramgolf.errors import RecipeError
 
 MOST = 10**15  # of a number that is read from a file
+MOST_ORDER = 32  # of n-gram contexts
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class TokenizerRecipe:
 class ModelRecipe:
     """The transformer: by default a plain modern GPT; further fields switch on single parts of the contest's models.
 
-    The parts are specified in spec pr549.md, section 2; layers are counted from 0.
+    The parts are specified in spec pr549.md, section 2, and pr1185.md, section 2; layers are counted from 0.
     """
 
     layers: int = 6
@@ -42,6 +43,12 @@ class ModelRecipe:
     rope_channels: int = 0  # that rotary turns in each head; 0: all
     rope_length: int = 0  # longer sequences raise the base (the NTK rule); 0: never
     softcap: float = 30.0
+    query_gain: float = 1.5  # of each head at the start, learnt from there
+    value_residual: bool = False  # each layer's values are mixed with the first layer's
+    gated_attention: bool = False  # a gate for each head on what it read
+    gated_mlp: bool = False  # the squared activation times a sigmoid gate (SquareGLU): a third matrix
+    routed_layers: tuple[int, ...] = ()  # whose MLP serves only the positions that a router picks
+    routed_share: float = 0.5  # of the positions, which training aims at
     xsa_layers: tuple[int, ...] = ()  # whose attention leaves out each position's own value
     value_layers: tuple[int, ...] = ()  # whose values get a token embedding of their own
     value_width: int = 128
@@ -56,7 +63,9 @@ class ModelRecipe:
     embedding_std: float = 0.02
 
     def __post_init__(self) -> None:
-        _positive(self, "layers", "width", "heads", "kv_heads", "mlp_ratio", "rope_base", "softcap")
+        _positive(self, "layers", "width", "heads", "kv_heads", "mlp_ratio", "rope_base", "softcap", "query_gain")
+        _positive(self, "routed_share")
+        _fraction(self, "routed_share")
         _positive(self, "value_width", "bigram_width", "embedding_std")
         _fraction(self, "mlp_slope")
         _not_negative(self, "rope_length")
@@ -79,7 +88,7 @@ class ModelRecipe:
             raise RecipeError(f"model.unet=True needs model.layers of 2 or more, found {self.layers}")
         if self.bigram_buckets in (1, 2) or self.bigram_buckets < 0:
             raise RecipeError(f"model.bigram_buckets={self.bigram_buckets} must be 0 or at least 3")
-        for name in ("xsa_layers", "value_layers"):
+        for name in ("xsa_layers", "value_layers", "routed_layers"):
             chosen = getattr(self, name)
             if list(chosen) != sorted(set(chosen)) or any(not 0 <= layer < self.layers for layer in chosen):
                 raise RecipeError(
@@ -126,6 +135,7 @@ class OptimRecipe:
     matrix_lr: float = 0.02
     embedding_lr: float = 0.02
     scalar_lr: float = 0.01
+    future_lr: float = 0.008  # of the heads that predict further ahead (`train.future_heads`)
     muon_momentum: float = 0.95
     muon_momentum_start: float = 0.85
     momentum_warmup: float = 0.0
@@ -145,13 +155,17 @@ class OptimRecipe:
     swa_every: int = 50  # steps between snapshots, once the rate's scale is below `swa_below`
     swa_below: float = 0.2
     qat_below: float = 0.0  # the rate's scale below which training sees quantised matrices; 0: never
+    grokfast: float = 0.0  # times the running mean of the gradients, added to them; 0: never
+    grokfast_decay: float = 0.98
 
     def __post_init__(self) -> None:
         _positive(self, "matrix_lr", "embedding_lr", "scalar_lr", "newton_schulz_steps", "adam_eps", "clip_norm")
+        _positive(self, "future_lr")
         _positive(self, "swa_every", "swa_below")
         _fraction(self, "muon_momentum", "muon_momentum_start", "momentum_warmup", "adam_beta1", "adam_beta2")
-        _fraction(self, "warmdown", "ema_decay", "swa_below", "qat_below")
+        _fraction(self, "warmdown", "ema_decay", "swa_below", "qat_below", "grokfast_decay")
         _not_negative(self, "muon_weight_decay", "adam_weight_decay", "warmdown_steps", "momentum_warmup_steps")
+        _not_negative(self, "grokfast")
         for share, steps in (("warmdown", "warmdown_steps"), ("momentum_warmup", "momentum_warmup_steps")):
             if getattr(self, share) and getattr(self, steps):
                 raise RecipeError(
@@ -177,11 +191,26 @@ class TrainRecipe:
     compile: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     table_dtype: Literal["float32", "bfloat16"] = "float32"  # of the embedding tables and of what AdamW keeps for them
+    future_heads: int = 0  # that also predict 2, 3, ... tokens ahead (MTP); they are trained and left out of the model
+    future_weight: float = 0.15  # of their mean loss
+    crown_weight: float = 0.0  # of the CROWN-Q penalty on what rounding will cost; 0: none
+    crown_form: Literal["rounding", "published"] = "rounding"  # "published" has no effect (spec pr1185.md 2.6)
+    crown_below: float = 0.3  # the rate's scale below which it counts
+    distill_weight: float = 0.0  # of the divergence from the averaged weights' rows; 0: none
+    distill_temperature: float = 1.6
+    distill_below: float = 0.35  # the rate's scale below which it counts
+    distill_every: int = 16  # steps between two copies of the average into the teacher
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         _positive(self, "sequence", "batch_tokens", "micro_tokens", "max_steps", "checkpoint_seconds")
-        _not_negative(self, "warmup_steps")
+        _positive(self, "distill_temperature", "distill_every")
+        _not_negative(self, "warmup_steps", "future_heads", "future_weight", "crown_weight", "distill_weight")
+        _fraction(self, "crown_below", "distill_below")
+        if self.future_heads + 1 >= self.sequence:
+            raise RecipeError(
+                f"train.future_heads={self.future_heads} look beyond train.sequence={self.sequence}; use fewer"
+            )
         if self.micro_tokens < self.sequence:
             raise RecipeError(
                 f"train.micro_tokens={self.micro_tokens} is below train.sequence={self.sequence}: no sequence fits"
@@ -198,12 +227,24 @@ class SqueezeRecipe:
 
     `clip` "search" looks for each row's best clip on a grid; "percentile" is the search of #549 over percentiles,
     one for each tensor, and "percentile-floor" the same with the published floor of 1/q under the step.
+
+    `quantiser` "gptq" rounds the matrices column by column and lets the later columns make up for each error (Full
+    GPTQ, spec pr1430.md 3.3). It needs the second moments of every matrix's inputs, from training text (`calibration`
+    "train", inside the training clock, which keeps `calibration_seconds` free for it) or from text that the model
+    generates itself ("generated").
     """
 
     matrix_bits: int = 6
     embedding_bits: int = 8
     small_bits: int = 32  # of gains, scales and small projections: 16 or 32, floating point
     clip: Literal["search", "percentile", "percentile-floor"] = "search"
+    quantiser: Literal["nearest", "gptq"] = "nearest"
+    calibration: Literal["train", "generated"] = "train"
+    calibration_sequences: int = 64
+    calibration_seconds: float = 14.0
+    damping: float = 0.01  # share of the mean second moment that is added to each
+    column_order: Literal["activation", "natural"] = "activation"  # in which GPTQ rounds: largest second moment first
+    prune_ones: bool = False  # integers of ±1 become 0, cheapest first, before the steps grow (spec pr1430.md 3.5)
     carry_text: bool = False
 
     def __post_init__(self) -> None:
@@ -212,6 +253,8 @@ class SqueezeRecipe:
                 raise RecipeError(f"squeeze.{name}={getattr(self, name)} is outside 2..8")
         if self.small_bits not in (16, 32):
             raise RecipeError(f"squeeze.small_bits={self.small_bits} is neither 16 nor 32")
+        _positive(self, "calibration_sequences", "calibration_seconds")
+        _not_negative(self, "damping")
 
 
 @dataclass(frozen=True)
@@ -227,7 +270,14 @@ class ScoreRecipe:
     adapt: str = "none"
     lanes: int = 1
     chunk: int = 1792
-    ngram_order: int = 8
+    ngram_order: int = 8  # tokens of the longest context
+    ngram_lag: int = 0  # tokens whose counts become known together, as published; 0: each at once
+    ngram_bytes: int = 0  # most memory of the counts, beyond which rare contexts are forgotten; 0: what they need
+    cache_least_order: int = 7  # tokens of the shortest context that the cache believes; at most ngram_order
+    cache_strength: float = 16.0  # occurrences that the model's own row counts as
+    alpha_base: float = 0.20  # of the share alpha = base + range * sigmoid(2 (entropy - centre)), entropy in nats
+    alpha_range: float = 0.55
+    alpha_centre: float = 2.5
     ttt_chunk: int = 5376
     ttt_optimizer: Literal["adamw", "sgd"] = "adamw"
     ttt_lr: float = 3e-4
@@ -237,15 +287,37 @@ class ScoreRecipe:
     ttt_sequences: int = 8  # of one training step, over all ranks
     ttt_clip_norm: float = 1.0
     ttt_frozen_blocks: int = 0  # the first blocks, whose parameters do not move
+    ttt_least_lr: float = 0.0  # below which a cosine does not fall
+    ttt_weight_decay: float = 0.0  # of AdamW
+    ttt_polyak: float = 0.0  # decay of the average of the weights that rows come from; 0: the weights themselves
+    slot_on: Literal["hidden", "logits", "both"] = "both"  # what a delta is fitted to on tokens already scored
+    slot_context: int = 256  # last scored tokens of a lane that it is fitted on
+    slot_interval: int = 64  # tokens between two fits
+    slot_steps: int = 8
+    slot_optimizer: Literal["adamw", "lbfgs"] = "adamw"
+    slot_lr: float = 0.02  # falls on a cosine to slot_least_lr
+    slot_least_lr: float = 0.001
+    slot_warm: float = 0.0  # share of the last delta that the next fit starts from
 
     def __post_init__(self) -> None:
         _positive(self, "window", "stride", "lanes", "chunk", "ngram_order", "ttt_chunk", "ttt_lr", "ttt_epochs")
-        _positive(self, "ttt_sequences", "ttt_clip_norm")
-        _fraction(self, "ttt_momentum")
+        _positive(
+            self, "ttt_sequences", "ttt_clip_norm", "cache_strength", "alpha_centre", "slot_context", "slot_interval"
+        )
+        _positive(self, "slot_steps", "slot_lr")
+        _fraction(self, "ttt_momentum", "ttt_polyak")
+        _not_negative(self, "ngram_lag", "ngram_bytes", "cache_least_order", "alpha_base", "alpha_range")
+        _not_negative(self, "ttt_least_lr", "ttt_weight_decay", "slot_least_lr")
+        if self.slot_warm < 0 or self.slot_warm > 1:
+            raise RecipeError(f"score.slot_warm={self.slot_warm} is outside 0..1")
+        if self.alpha_base + self.alpha_range > 1:
+            raise RecipeError(
+                f"score.alpha_base={self.alpha_base} and score.alpha_range={self.alpha_range} add up to more than 1"
+            )
         if self.stride > self.window:
             raise RecipeError(f"score.stride={self.stride} is larger than score.window={self.window}")
-        if self.ngram_order > 8:
-            raise RecipeError(f"score.ngram_order={self.ngram_order} is larger than 8")
+        if self.ngram_order > MOST_ORDER:
+            raise RecipeError(f"score.ngram_order={self.ngram_order} is larger than {MOST_ORDER}")
         _not_negative(self, "ttt_frozen_blocks")
 
 

@@ -135,7 +135,7 @@ def test_unknown_names_get_a_suggestion(wrong: str, hint: str) -> None:
         (lambda: OptimRecipe(ema_decay=1.5), "ema_decay=1.5 is outside 0..1"),
         (lambda: TrainRecipe(sequence=256, batch_tokens=1000), "batch_tokens=1000 .* train.sequence=256"),
         (lambda: ScoreRecipe(window=64, stride=65), "stride=65 is larger than score.window=64"),
-        (lambda: ScoreRecipe(ngram_order=9), "ngram_order=9"),
+        (lambda: ScoreRecipe(ngram_order=33), "ngram_order=33"),
         (lambda: SqueezeRecipe(matrix_bits=9), "matrix_bits=9 is outside 2..8"),
         (lambda: BudgetRecipe(train_seconds=0), "train_seconds=0 must be positive"),
     ],
