@@ -76,6 +76,12 @@ OTHER_VALUES = {
     "ttt_optimizer": "sgd",
     "ttt_schedule": "cosine",
     "reserved_bytes": 1000,
+    "crown_form": "published",
+    "quantiser": "gptq",
+    "calibration": "generated",
+    "column_order": "natural",
+    "slot_on": "logits",
+    "slot_optimizer": "lbfgs",
 }
 
 

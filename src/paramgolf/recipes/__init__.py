@@ -8,12 +8,20 @@ from paramgolf.errors import RecipeError
 from paramgolf.recipe import Recipe
 from paramgolf.recipes.baseline import baseline
 from paramgolf.recipes.pr549 import pr549, pr549_1gpu, pr549_tiny
+from paramgolf.recipes.pr1185 import pr1185, pr1185_1gpu, pr1185_tiny
+from paramgolf.recipes.pr1430 import pr1430, pr1430_1gpu, pr1430_tiny
 from paramgolf.recipes.quickstart import quickstart
 
 __all__ = ["RECIPE_NAMES", "get_recipe"]
 
 _BUILDERS = {
     "baseline": baseline,
+    "pr1185": pr1185,
+    "pr1185_1gpu": pr1185_1gpu,
+    "pr1185_tiny": pr1185_tiny,
+    "pr1430": pr1430,
+    "pr1430_1gpu": pr1430_1gpu,
+    "pr1430_tiny": pr1430_tiny,
     "pr549": pr549,
     "pr549_1gpu": pr549_1gpu,
     "pr549_tiny": pr549_tiny,

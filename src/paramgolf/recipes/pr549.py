@@ -92,18 +92,23 @@ def pr549() -> Recipe:
 
 def pr549_1gpu() -> Recipe:
     """The same model and schedule on one GPU: an eighth of the batch, so as many steps, in shares of the clock."""
-    recipe = pr549()
+    return on_one_gpu(pr549(), "pr549_1gpu")
+
+
+def on_one_gpu(recipe: Recipe, name: str) -> Recipe:
+    """A recipe for 8 GPUs with an eighth of its batch; what it counts in steps becomes shares of the clock."""
+    optim = recipe.optim
     return replace(
         recipe,
-        name="pr549_1gpu",
+        name=name,
         optim=replace(
-            recipe.optim,
+            optim,
             momentum_warmup_steps=0,
-            momentum_warmup=round(1500 / RECORD_STEPS, 3),
+            momentum_warmup=round(optim.momentum_warmup_steps / RECORD_STEPS, 3),
             warmdown_steps=0,
-            warmdown=round(3500 / RECORD_STEPS, 3),
+            warmdown=round(optim.warmdown_steps / RECORD_STEPS, 3),
         ),
-        train=replace(recipe.train, batch_tokens=98_304),
+        train=replace(recipe.train, batch_tokens=recipe.train.batch_tokens // 8),
     )
 
 
