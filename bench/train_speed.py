@@ -89,7 +89,7 @@ def main() -> None:
     model = recipe.model
     state = TrainState.fresh(recipe, VOCAB)
     windows, sequences = RandomWindows(256), arguments.batch // 256
-    work = Work(recipe, windows, TrainingLoss(state.model), Ranks())
+    work = Work(recipe, windows, TrainingLoss(state.objective), Ranks())
     settings = StepSettings(1.0, recipe.optim.muon_momentum)
 
     def step() -> None:

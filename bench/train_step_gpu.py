@@ -103,14 +103,14 @@ class Step:
         self.device = pick_device(0)
         ranks = Ranks(device=self.device)
         self.state = TrainState.fresh(recipe, VOCAB, ranks)
-        self.loss = TrainingLoss(self.state.model)
+        self.loss = TrainingLoss(self.state.objective)
         self.work = Work(recipe, RandomWindows(recipe.train), self.loss, ranks)
         self.settings = StepSettings(1.0, recipe.optim.muon_momentum)
         self.notes = Spoken()
         begin = time.perf_counter()
         if not eager:
             tokens = torch.zeros(self.work.piece(), recipe.train.sequence, dtype=torch.int64, device=self.device)
-            self.loss.compile(tokens, (0,), self.notes)
+            self.loss.compile(tokens, (self.settings,), self.notes)
         self()
         synchronise(self.device)
         self.compile_seconds = time.perf_counter() - begin
@@ -120,7 +120,7 @@ class Step:
 
     def backward(self) -> None:
         """Forward and backward only."""
-        backward(self.state, self.work, 0)
+        backward(self.state, self.work, self.settings)
         self.state.model.zero_grad()
 
 

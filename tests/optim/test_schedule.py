@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paramgolf.optim.schedule import (
-    graphs,
     lr_scale,
     muon_momentum,
     quantise_bits,
     settings_of,
+    stages,
     takes_snapshot,
     warmdown_scale,
     warmdown_scale_by_steps,
@@ -101,10 +101,10 @@ def test_rounding_begins_below_its_scale() -> None:
     """The matrices' bits of the squeeze apply once the scale is below the threshold; without one, never."""
     recipe = Recipe("late", optim=OptimRecipe(qat_below=0.15), squeeze=SqueezeRecipe(matrix_bits=5))
     assert [quantise_bits(recipe, scale) for scale in (1.0, 0.15, 0.1499, 0.0)] == [0, 0, 5, 5]
-    assert graphs(recipe) == (0, 5)
+    assert [stage.quantise_bits for stage in stages(recipe)] == [0, 5]
     never = dataclasses.replace(recipe, optim=OptimRecipe())
     assert quantise_bits(never, 0.0) == 0
-    assert graphs(never) == (0,)
+    assert [stage.quantise_bits for stage in stages(never)] == [0]
 
 
 def test_snapshots() -> None:

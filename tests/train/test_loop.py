@@ -84,7 +84,7 @@ def run_it(path: Path, recipe: Recipe = TINY, windows: Counting | None = None, c
 
 
 def work_of(state: TrainState, recipe: Recipe = TINY, windows: Counting | None = None) -> Work:
-    return Work(recipe, windows or Counting(), TrainingLoss(state.model), Ranks())
+    return Work(recipe, windows or Counting(), TrainingLoss(state.objective), Ranks())
 
 
 def silent(path: Path) -> Notes:
@@ -245,7 +245,7 @@ def test_other_recipe_or_vocabulary_is_refused(tmp_path: Path) -> None:
 
 def test_batches_must_divide_over_ranks() -> None:
     """A batch that does not divide is refused with its numbers."""
-    loss_of = TrainingLoss(TrainState.fresh(TINY, VOCAB).model)
+    loss_of = TrainingLoss(TrainState.fresh(TINY, VOCAB).objective)
     assert Work(TINY, Counting(), loss_of, Ranks(0, 2)).sequences() == 2
     with pytest.raises(RecipeError, match=r"batch_tokens=64 is 4 sequences of train\.sequence=16, .* over 3 ranks"):
         Work(TINY, Counting(), loss_of, Ranks(0, 3)).sequences()

@@ -58,10 +58,13 @@ def _listed(rules: tuple[GroupRule, ...]) -> str:
     return ", ".join(f"{rule.group} ({rule.pattern})" for rule in rules)
 
 
-def build_optimizers(model: nn.Module, recipe: OptimRecipe, ranks: Ranks | None = None) -> Optimizers:
+def build_optimizers(
+    model: nn.Module, recipe: OptimRecipe, ranks: Ranks | None = None, future: nn.Module | None = None
+) -> Optimizers:
     """Muon for the banks, AdamW for the tables and for everything else; every parameter in exactly one group.
 
-    The model must have the device and dtypes that it trains with. Raises `RecipeError` as `assign` does.
+    `future` are heads beside the model (`train/future.py`): an AdamW group of their own, with `future_lr`. The model
+    must have the device and dtypes that it trains with. Raises `RecipeError` as `assign` does.
     """
     ranks = ranks or Ranks()
     parameters = dict(model.named_parameters())
@@ -70,6 +73,8 @@ def build_optimizers(model: nn.Module, recipe: OptimRecipe, ranks: Ranks | None 
         {"params": [parameters[name] for name in members[group]], "lr": lr}
         for group, lr in (("embedding", recipe.embedding_lr), ("scalar", recipe.scalar_lr))
     ]
+    if future is not None:
+        adam_groups.append({"params": list(future.parameters()), "lr": recipe.future_lr})
     muon = Muon(
         [parameters[name] for name in members["matrix"]],
         recipe.matrix_lr,

@@ -6,7 +6,7 @@ Source: Jordan et al. 2024, "Muon"; spec pr549.md 3.3 (the update) and 3.4 (the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -73,7 +73,14 @@ class Muon(torch.optim.Optimizer):
 
         Over all ranks they are every bank's averaged gradient exactly once.
         """
-        return [self._exchanges[parameter].receive() for parameter in self._sent]
+        return list(self.shards().values())
+
+    @torch.no_grad()
+    def shards(self) -> dict[Tensor, Tensor]:
+        """`gradients` by the bank that each is a part of."""
+        if not self._sent:
+            self.send_gradients()
+        return {parameter: self._exchanges[parameter].receive() for parameter in self._sent}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # as torch's own
@@ -101,19 +108,28 @@ class Muon(torch.optim.Optimizer):
 
     def momentum(self) -> dict[Tensor, Tensor]:
         """Copies of the whole momentum of each parameter that was moved, whatever the ranks; all ranks must call it."""
-        return {
-            parameter: self._exchanges[parameter].gather(self.state[parameter][MOMENTUM]).view(parameter.shape)
-            for parameter in self._parameters()
-            if parameter in self.state
-        }
+        return self.gather({parameter: state[MOMENTUM] for parameter, state in self.state.items()})
 
     def load_momentum(self, whole: dict[Tensor, Tensor]) -> None:
         """Take this rank's part of what `momentum` gave on any number of ranks; parameters not in it have none."""
         self.state.clear()
-        for parameter, value in whole.items():
-            rows = self._exchanges[parameter].owned
-            part_nRC = _bank(value)[rows.start : rows.stop]
+        for parameter, part_nRC in self.owned(whole).items():
             self.state[parameter] = {MOMENTUM: part_nRC.to(parameter.device, parameter.dtype, copy=True)}
+
+    def gather(self, parts: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Whole tensors of the parameters' shapes, copies, from every rank's parts [n, R, C]; all ranks must call it."""
+        return {
+            parameter: self._exchanges[parameter].gather(parts[parameter]).view(parameter.shape)
+            for parameter in self._parameters()
+            if parameter in parts
+        }
+
+    def owned(self, whole: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """This rank's parts [n, R, C] of whole tensors, views; the other direction of `gather`."""
+        return {
+            parameter: _bank(value)[self._exchanges[parameter].owned.start : self._exchanges[parameter].owned.stop]
+            for parameter, value in whole.items()
+        }
 
     def _orthogonal_step(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         gradient_nRC = self._exchanges[parameter].receive()

@@ -1,17 +1,19 @@
 """Muon and AdamW moved as one: gradients averaged over the ranks, clipped by one norm, then stepped.
 
-Source: spec pr549.md 3.4 (the order of the traffic), 3.7 (clipping).
+With `optim.grokfast` the clipped gradients get their running mean added before the step. Source: spec pr549.md 3.4 (the
+order of the traffic), 3.7 (clipping).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from paramgolf.optim.grokfast import Grokfast
 from paramgolf.optim.muon import Muon
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import OptimRecipe
@@ -32,6 +34,7 @@ class Optimizers:
 
     def __init__(self, muon: Muon, adam: torch.optim.AdamW, recipe: OptimRecipe, ranks: Ranks) -> None:
         self.muon, self.adam = muon, adam
+        self.grokfast = Grokfast(recipe.grokfast, recipe.grokfast_decay) if recipe.grokfast else None
         self._recipe, self._ranks = recipe, ranks
         self._base_rates = [group["lr"] for group in self._groups()]
 
@@ -52,10 +55,32 @@ class Optimizers:
             group["lr"] = base * lr_scale
         for group in self.muon.param_groups:
             group["momentum"] = momentum
+        if self.grokfast is not None:
+            self.grokfast.amplify({**_by_parameter(self.adam), **self.muon.shards()})
         self.adam.step()
         self.muon.step()
         self.muon.zero_grad()
         self.adam.zero_grad()
+
+    def grokfast_means(self) -> dict[Tensor, Tensor]:
+        """Whole running means of the gradients by parameter, empty without them; all ranks must call it."""
+        if self.grokfast is None:
+            return {}
+        means, banks = self.grokfast.means, self._banks()
+        replicated = {parameter: mean for parameter, mean in means.items() if parameter not in banks}
+        return replicated | self.muon.gather(means)
+
+    def load_grokfast_means(self, whole: Mapping[Tensor, Tensor]) -> None:
+        """Go on from what `grokfast_means` gave on any number of ranks."""
+        if self.grokfast is None:
+            return
+        banks = self._banks()
+        parts = {parameter: mean for parameter, mean in whole.items() if parameter not in banks}
+        parts |= self.muon.owned({parameter: mean for parameter, mean in whole.items() if parameter in banks})
+        self.grokfast.means = {parameter: mean.to(parameter.device, copy=True) for parameter, mean in parts.items()}
+
+    def _banks(self) -> set[Tensor]:
+        return {parameter for group in self.muon.param_groups for parameter in group["params"]}
 
     def _average_then_clip(self, numbers: Sequence[Tensor]) -> Reduced:
         self.muon.send_gradients()
@@ -83,7 +108,11 @@ class Optimizers:
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return list(_by_parameter(optimizer).values())
+
+
+def _by_parameter(optimizer: torch.optim.Optimizer) -> dict[Tensor, Tensor]:
+    return {p: p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
 
 
 def _squares(tensors: Sequence[Tensor]) -> Tensor:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from paramgolf.recipe import OptimRecipe, Recipe
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Factor 0..1 on all learning rates, Muon's momentum, and the bits that the matrices are rounded to (0: not)."""
+    """Factor 0..1 on all learning rates, Muon's momentum, and what the loss consists of.
+
+    `quantise_bits` are those that the matrices are rounded to (0: not), `crown` whether the penalty on rounding counts,
+    `distils` whether the averaged weights teach (as soon as there is an average that can).
+    """
 
     lr_scale: float
     momentum: float
     quantise_bits: int = 0
+    crown: bool = False
+    distils: bool = False
 
 
 def settings_of(recipe: Recipe, step: int, seconds: float) -> StepSettings:
     """Of the step after `step` done ones, begun when `seconds` of the training budget were used."""
     limit = recipe.budget.train_seconds
     scale = lr_scale(recipe.optim, step, seconds, limit)
-    return StepSettings(scale, muon_momentum(recipe.optim, step, seconds / limit), quantise_bits(recipe, scale))
+    return _settings_at(recipe, scale, muon_momentum(recipe.optim, step, seconds / limit))
 
 
 def lr_scale(recipe: OptimRecipe, step: int, seconds: float, limit: float) -> float:
@@ -76,9 +83,30 @@ def quantise_bits(recipe: Recipe, scale: float) -> int:
     return recipe.squeeze.matrix_bits if scale < recipe.optim.qat_below else 0
 
 
-def graphs(recipe: Recipe) -> tuple[int, ...]:
-    """The `quantise_bits` that a run can come to use."""
-    return (0, recipe.squeeze.matrix_bits) if recipe.optim.qat_below else (0,)
+def stages(recipe: Recipe) -> tuple[StepSettings, ...]:
+    """One setting for each form of the loss that a run can come to use, the first form first; rates as at the start.
+
+    Forms change where the rate's scale falls below a threshold. One that distils is preceded by the same without: it
+    serves as long as the average is too young to teach.
+    """
+    momentum = muon_momentum(recipe.optim, 0, 0.0)
+    thresholds = {1.0, recipe.optim.qat_below, recipe.train.crown_below, recipe.train.distill_below} - {0.0}
+    found: dict[StepSettings, None] = {}
+    for scale in (1.0, *(math.nextafter(threshold, 0.0) for threshold in sorted(thresholds, reverse=True))):
+        stage = replace(_settings_at(recipe, scale, momentum), lr_scale=1.0)
+        found |= {replace(stage, distils=False): None, stage: None}
+    return tuple(found)
+
+
+def _settings_at(recipe: Recipe, scale: float, momentum: float) -> StepSettings:
+    train = recipe.train
+    return StepSettings(
+        scale,
+        momentum,
+        quantise_bits(recipe, scale),
+        crown=train.crown_weight > 0 and scale < train.crown_below,
+        distils=train.distill_weight > 0 and scale < train.distill_below,
+    )
 
 
 def takes_snapshot(recipe: OptimRecipe, steps_done: int, scale: float) -> bool:

@@ -5,41 +5,62 @@ Legend: S sequences, T tokens of a sequence.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from paramgolf.errors import ParamgolfError
 from paramgolf.model.gpt import GPT
+from paramgolf.optim.schedule import StepSettings
 from paramgolf.train.notes import Notes
+from paramgolf.train.objective import Losses, Objective
 
 
 class TrainingLoss:
-    """Mean nats a token of a batch, eager until `compile` succeeds."""
+    """The losses of a batch, eager until `compile` succeeds.
 
-    def __init__(self, model: GPT) -> None:
-        self._model = model
-        self._loss = model.loss
+    In steps where the objective adds no term of a batch the graph is the model's loss alone.
+    """
 
-    def __call__(self, inputs_ST: Tensor, targets_ST: Tensor, quantise_bits: int = 0) -> Tensor:
-        return self._loss(inputs_ST, targets_ST, quantise_bits)
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._go_eager()
 
-    def compile(self, tokens_ST: Tensor, graphs: tuple[int, ...], notes: Notes) -> None:
-        """Compile a whole graph for each of the `quantise_bits` in `graphs`, forward and backward, for this one shape.
+    def __call__(self, inputs_ST: Tensor, targets_ST: Tensor, quantise_bits: int = 0, distils: bool = False) -> Losses:
+        if not self._objective.is_plain(distils):
+            return Losses(*self._composed(inputs_ST, targets_ST, quantise_bits, distils))
+        loss = self._loss(inputs_ST, targets_ST, quantise_bits)
+        return Losses(loss, loss.detach())
+
+    def compile(self, tokens_ST: Tensor, stages: tuple[StepSettings, ...], notes: Notes) -> None:
+        """Compile a whole graph for each form of the loss in `stages`, forward and backward, for this one shape.
 
         Where that fails (no Triton, no C compiler, a Python that torch does not know) training goes on without, after
         one note.
         """
         try:
             # Tables made while a graph is traced would be part of it, and the next call would compile another.
-            self._model.rotary.prepare(tokens_ST.shape[1])
-            self._loss = torch.compile(self._model.loss, fullgraph=True, dynamic=False)
-            for bits in graphs:
-                self(tokens_ST, tokens_ST, bits).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            for model in self._models():
+                model.rotary.prepare(tokens_ST.shape[1])
+            self._loss = torch.compile(self._objective.model.loss, fullgraph=True, dynamic=False)
+            self._composed = torch.compile(self._objective.losses, fullgraph=True, dynamic=False)
+            for bits, distils in dict.fromkeys((stage.quantise_bits, stage.distils) for stage in stages):
+                self(tokens_ST, tokens_ST, bits, distils).total.backward()  # type: ignore[no-untyped-call]  # torch's
         except (ParamgolfError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever a tool chain can fail with; eager training needs none of it
-            self._loss = self._model.loss
+            self._go_eager()
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             notes.say(f"training without torch.compile, which is slower: {reason.strip()}")
         finally:
-            self._model.zero_grad()
+            self._objective.zero_grad()
+
+    def _go_eager(self) -> None:
+        self._loss: Callable[..., Any] = self._objective.model.loss
+        self._composed: Callable[..., Any] = self._objective.losses
+
+    def _models(self) -> list[GPT]:
+        teacher = self._objective.teacher
+        return [self._objective.model] if teacher is None else [self._objective.model, teacher.model]

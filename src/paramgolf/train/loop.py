@@ -53,7 +53,7 @@ def train(
     notes = Notes(run, display, leads=ranks.leads)
     try:
         state = TrainState.fresh(recipe, vocab_size, ranks, boundary_id)
-        work = Work(recipe, windows, TrainingLoss(state.model), ranks)
+        work = Work(recipe, windows, TrainingLoss(state.objective), ranks)
         work.sequences()  # a batch that does not divide is refused before anything is done
         if not saves.resume(state):
             with display:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from paramgolf.errors import RunError
+from paramgolf.errors import RecipeError, RunError
 from paramgolf.model.arithmetic import TABLES
 from paramgolf.model.banks import unbank
 from paramgolf.model.gpt import GPT
@@ -20,6 +20,9 @@ from paramgolf.optim.muon import MOMENTUM
 from paramgolf.optim.optimizers import Optimizers
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import Recipe
+from paramgolf.train.distill import Teacher
+from paramgolf.train.future import FutureHeads
+from paramgolf.train.objective import Objective
 
 Tensors = dict[str, Tensor]
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -27,37 +30,57 @@ Weights = dict[str, npt.NDArray[np.float32]]
 
 @dataclass
 class TrainState:
-    """The model, its optimizers, the average, and how far the run is: steps done and seconds used."""
+    """The model, its optimizers, the average, and how far the run is: steps done and seconds used.
+
+    `objective` has the heads and the teacher, if the recipe wants them; neither is averaged, and no artifact holds them.
+    """
 
     model: GPT
     optimizers: Optimizers
     average: WeightAverage
+    objective: Objective
     step: int = 0
     seconds: float = 0.0
 
     @classmethod
     def fresh(cls, recipe: Recipe, vocab_size: int, ranks: Ranks | None = None, boundary_id: int = 1) -> TrainState:
-        """A run at its start on the device of `ranks`; the recipe's seed decides the weights and torch's generators."""
+        """A run at its start on the device of `ranks`; the recipe's seed decides the weights and torch's generators.
+
+        Raises `RecipeError` for a teacher without the average that it is a copy of.
+        """
         ranks = ranks or Ranks()
         torch.manual_seed(recipe.seed)
-        model = GPT(recipe.model, vocab_size, recipe.seed, boundary_id).to(ranks.device)
-        narrow = recipe.train.dtype == "bfloat16" and ranks.device.type == "cuda"
-        model.activation_dtype = torch.bfloat16 if narrow else torch.float32
-        if recipe.train.table_dtype == "bfloat16":
-            for name, parameter in model.named_parameters():
-                if name in TABLES:
-                    parameter.data = parameter.data.to(torch.bfloat16)
+        model = _model(recipe, vocab_size, ranks, recipe.seed, boundary_id)
         decay = recipe.optim.ema_decay if recipe.optim.average == "ema" else 1.0
         average = WeightAverage(dict(model.named_parameters()), decay)
-        return cls(model, build_optimizers(model, recipe.optim, ranks), average)
+        future = None
+        if recipe.train.future_heads:
+            heads, shape = recipe.train.future_heads, recipe.model
+            future = FutureHeads(heads, vocab_size, shape.width, shape.softcap).to(ranks.device)
+        teacher = None
+        if recipe.train.distill_weight:
+            if recipe.optim.average != "ema":
+                raise RecipeError(
+                    f"train.distill_weight={recipe.train.distill_weight} learns from the running average, which "
+                    f"optim.average={recipe.optim.average} does not keep; use optim.average=ema"
+                )
+            teacher = Teacher(_model(recipe, vocab_size, ranks, None, boundary_id), recipe.train.distill_every)
+        objective = Objective(recipe, model, future, teacher)
+        return cls(model, build_optimizers(model, recipe.optim, ranks, future), average, objective)
 
     def weights(self) -> Tensors:
-        """The live parameters by name."""
+        """The model's live parameters by name."""
         return dict(self.model.named_parameters())
+
+    def learnt(self) -> Tensors:
+        """All that the optimizers move, by name: the model's parameters, and the heads beside it."""
+        future = self.objective.future
+        heads = {} if future is None else {f"future.{name}": head for name, head in future.named_parameters()}
+        return self.weights() | heads
 
     def is_finite(self) -> bool:
         """Whether all weights, the live and the averaged ones, are numbers."""
-        held = (*self.weights().values(), *self.average.weights().values())
+        held = (*self.learnt().values(), *self.average.weights().values())
         return all(bool(value.isfinite().all()) for value in held)
 
     @torch.no_grad()
@@ -66,13 +89,18 @@ class TrainState:
 
         All ranks must call it: each holds a part of Muon's momentum.
         """
-        tensors = {f"model/{name}": value for name, value in self.weights().items()}
+        learnt = self.learnt()
+        tensors = {_place(name): value for name, value in learnt.items()}
         tensors |= {f"average/{name}": value for name, value in self.average.weights().items()}
-        names = {value: name for name, value in self.weights().items()}
+        if self.objective.teacher is not None:
+            tensors |= {f"teacher/{name}": value for name, value in self.objective.teacher.weights().items()}
+        names = {value: name for name, value in learnt.items()}
         for parameter, momentum in self.optimizers.muon.momentum().items():
             tensors[f"muon/{names[parameter]}/{MOMENTUM}"] = momentum
         for parameter, slots in self.optimizers.adam.state.items():
             tensors |= {f"adam/{names[parameter]}/{slot}": value for slot, value in slots.items()}
+        for parameter, mean in self.optimizers.grokfast_means().items():
+            tensors[f"grokfast/{names[parameter]}"] = mean
         tensors["counts"] = torch.tensor([self.step, self.average.updates], dtype=torch.int64)
         tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
         tensors["generator/cpu"] = torch.get_rng_state()
@@ -83,17 +111,21 @@ class TrainState:
     @torch.no_grad()
     def restore(self, tensors: Tensors) -> None:
         """Become what `capture` saw, bitwise. Raises `RunError` if a tensor is missing or of another shape."""
-        weights = self.weights()
-        for name, weight in weights.items():
-            weight.copy_(_take(tensors, f"model/{name}", weight.shape))
+        weights, learnt = self.weights(), self.learnt()
+        for name, weight in learnt.items():
+            weight.copy_(_take(tensors, _place(name), weight.shape))
         step, updates = _take(tensors, "counts", torch.Size([2])).tolist()
         self.step, self.seconds = step, float(_take(tensors, "seconds", torch.Size([])).item())
         average = {name: _take(tensors, f"average/{name}", weight.shape) for name, weight in weights.items()}
         self.average.load(average, updates)
+        if self.objective.teacher is not None:
+            self._restore_teacher(self.objective.teacher, tensors)
+        means = {learnt[name]: tensors[f"grokfast/{name}"] for name in learnt if f"grokfast/{name}" in tensors}
+        self.optimizers.load_grokfast_means(means)
         momentum = {weights[name]: _slots(tensors, "muon", name).get(MOMENTUM) for name in weights}
         self.optimizers.muon.load_momentum({key: value for key, value in momentum.items() if value is not None})
         self.optimizers.adam.state.clear()
-        for name, weight in weights.items():
+        for name, weight in learnt.items():
             slots = _slots(tensors, "adam", name)
             if slots:
                 # Fused AdamW keeps its counters, too, where the parameter is.
@@ -103,6 +135,22 @@ class TrainState:
         torch.set_rng_state(tensors["generator/cpu"].cpu())
         if torch.cuda.is_available() and "generator/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["generator/cuda"].cpu())
+
+    def _restore_teacher(self, teacher: Teacher, tensors: Tensors) -> None:
+        teacher.taught = any(name.startswith("teacher/") for name in tensors)
+        if teacher.taught:
+            teacher.copy({n: _take(tensors, f"teacher/{n}", w.shape) for n, w in self.weights().items()})
+
+
+def _model(recipe: Recipe, vocab_size: int, ranks: Ranks, seed: int | None, boundary_id: int) -> GPT:
+    model = GPT(recipe.model, vocab_size, seed, boundary_id).to(ranks.device)
+    narrow = recipe.train.dtype == "bfloat16" and ranks.device.type == "cuda"
+    model.activation_dtype = torch.bfloat16 if narrow else torch.float32
+    if recipe.train.table_dtype == "bfloat16":
+        for name, parameter in model.named_parameters():
+            if name in TABLES:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    return model
 
 
 def delivered(tensors: Mapping[str, Tensor]) -> Weights:
@@ -114,6 +162,11 @@ def delivered(tensors: Mapping[str, Tensor]) -> Weights:
     chosen = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     # The copy is the caller's own: on a CPU `numpy()` would share the memory of the state.
     return unbank({name: value.detach().float().cpu().numpy().copy() for name, value in chosen.items()})
+
+
+def _place(name: str) -> str:
+    # Heads stand outside "model/", from which the artifact is made.
+    return name if name.startswith("future.") else f"model/{name}"
 
 
 def _take(tensors: Tensors, name: str, shape: torch.Size) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from paramgolf.clock import Clock
 from paramgolf.errors import RecipeError, RunError
-from paramgolf.optim.schedule import StepSettings, graphs, muon_momentum, takes_snapshot
+from paramgolf.optim.schedule import StepSettings, stages, takes_snapshot
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import Recipe
 from paramgolf.train.compiled import TrainingLoss
@@ -80,7 +80,7 @@ def one_step(state: TrainState, work: Work, settings: StepSettings, stop: StopRe
 
     Raises `Diverged` on all ranks, before anything moved, if the loss or the gradient of any is no number.
     """
-    loss = backward(state, work, settings.quantise_bits)
+    loss = backward(state, work, settings)
     wants_stop = torch.full_like(loss, float(stop is not None and stop.number != 0))
     reduced = state.optimizers.reduce([loss, wants_stop])
     mean_loss, stopping = reduced.means
@@ -93,29 +93,38 @@ def one_step(state: TrainState, work: Work, settings: StepSettings, stop: StopRe
     return StepResult(mean_loss, reduced.grad_norm, stopping > 0)
 
 
-def backward(state: TrainState, work: Work, quantise_bits: int) -> Tensor:
-    """Add this rank's gradient of the mean loss, piece by piece; the loss, a scalar on the device."""
+def backward(state: TrainState, work: Work, settings: StepSettings) -> Tensor:
+    """Add this rank's gradient of the mean of all terms, piece by piece.
+
+    Returns the mean loss of the next token alone, a scalar on the device: what a run reports does not depend on its
+    other terms.
+    """
     sequences, piece, device = work.sequences(), work.piece(), work.ranks.device
     inputs_ST, targets_ST = (_on(device, tokens) for tokens in work.windows.batch(state.step, sequences))
-    total = torch.zeros((), device=device)
+    teacher = state.objective.teacher
+    distils = settings.distils and teacher is not None and teacher.follow(state.average, state.step)
+    reported = torch.zeros((), device=device)
     for inputs, targets in zip(torch.split(inputs_ST, piece), torch.split(targets_ST, piece), strict=True):
-        loss = work.loss_of(inputs, targets, quantise_bits) * (len(inputs) / sequences)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        total += loss.detach()
-    return total
+        losses, share = work.loss_of(inputs, targets, settings.quantise_bits, distils), len(inputs) / sequences
+        (losses.total * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        reported += losses.next_token * share
+    if settings.crown:
+        state.objective.add_crown_gradient()
+    return reported
 
 
 def warm_up(state: TrainState, work: Work, clock: Clock, notes: Notes) -> None:
-    """Compile and run some steps of every graph off the clock, then put back everything that they changed."""
+    """Compile and run some steps of every form of the loss off the clock, then put back everything that they changed."""
     recipe, device = work.recipe, work.ranks.device
     with clock.phase("warm-up", on_clock=False):
         if recipe.train.compile and device.type == "cuda":
             tokens_ST = torch.zeros(work.piece(), recipe.train.sequence, dtype=torch.int64, device=device)
-            work.loss_of.compile(tokens_ST, graphs(recipe), notes)
+            work.loss_of.compile(tokens_ST, stages(recipe), notes)
         before = state.capture()
         try:
-            for bits in graphs(recipe):
-                settings = StepSettings(1.0, muon_momentum(recipe.optim, 0, 0.0), bits)
+            for settings in stages(recipe):
+                if settings.distils and state.objective.teacher is not None:
+                    state.objective.teacher.copy(state.weights())
                 for _ in range(recipe.train.warmup_steps):
                     one_step(state, work, settings)
         finally:
