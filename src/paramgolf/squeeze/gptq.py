@@ -103,7 +103,7 @@ def gptq_candidates(
     rows, columns = weight_RC.shape
     if factor.lower_CC.shape != (columns, columns):
         raise RecipeError(
-            f"a Hessian of {factor.lower_CC.shape[0]} columns for a matrix of shape {weight_RC.shape}; they should agree"
+            f"a Hessian of {len(factor.lower_CC)} columns for a matrix of shape {weight_RC.shape}; they should agree"
         )
     candidates = steps_PR.shape[0]
     ordered_CR = weight_RC.astype(np.float64).T[factor.order_C]

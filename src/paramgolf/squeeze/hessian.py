@@ -36,7 +36,7 @@ class HessianRecord:
 
 
 def checked_hessian(hessian: Float32 | Float64, columns: int, name: str = "") -> Float64:
-    """The Hessian as float64; `RecipeError` unless it is square of that size, finite, symmetric, no variance below 0."""
+    """The Hessian as float64; `RecipeError` unless it is square of that size, finite, symmetric, its diagonal >= 0."""
     of = f" of {name}" if name else ""
     if hessian.shape != (columns, columns):
         raise RecipeError(

@@ -1,0 +1,139 @@
+"""What the inputs of every matrix look like: their second moments over training text, or over the model's own text.
+
+Legend: S sequences, T tokens of a sequence, N rows of inputs, C channels. Held-out text never comes here: what is asked
+for is windows of training text or a generator, and anything else is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from paramgolf.clock import Phase
+from paramgolf.errors import LeakError, RunError
+from paramgolf.model.gpt import GPT
+from paramgolf.ranks import Ranks
+from paramgolf.recipe import Recipe
+from paramgolf.squeeze.hessian import Hessians
+from paramgolf.squeeze.quantized import Float32
+from paramgolf.text.windows import TrainingWindows
+from paramgolf.train.own_text import OwnText
+
+BATCH_TOKENS = 16_384  # of one forward pass at most, unless a sequence is longer
+Source = TrainingWindows | OwnText
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The Hessian of each matrix by exported name (matrices with the same inputs share an array), and of how much."""
+
+    hessians: Hessians
+    sequences: int
+    tokens: int
+
+
+class InputMoments(TorchFunctionMode):
+    """While it is entered, adds up `x xᵀ` of what enters each of the named matrices of a model in float32.
+
+    It watches `functional.linear`, so it knows nothing of how blocks are built: whatever the model multiplies with a
+    matrix is that matrix's input.
+    """
+
+    def __init__(self, model: GPT, names: Collection[str]) -> None:
+        super().__init__()
+        exported = model.exported_weights()
+        self._names = {exported[name].data_ptr(): name for name in names}
+        self._last: tuple[Tensor, str] | None = None
+        self.sums: dict[str, Tensor] = {}  # float64 [C, C], by the first matrix that takes these inputs
+        self.first: dict[str, str] = {}  # of each matrix, its name in `sums`
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.linear and args[1].data_ptr() in self._names:
+            self._add(self._names[args[1].data_ptr()], args[0])
+        return func(*args, **(kwargs or {}))
+
+    def _add(self, name: str, x: Tensor) -> None:
+        # Query, key and value are given one and the same tensor: it is counted once.
+        if self._last is not None and self._last[0] is x:
+            self.first[name] = self._last[1]
+            return
+        self._last, self.first[name] = (x, name), name
+        rows_NC = x.reshape(-1, x.shape[-1]).float()
+        moments_CC = (rows_NC.T @ rows_NC).double()
+        self.sums[name] = self.sums[name] + moments_CC if name in self.sums else moments_CC
+
+
+def calibration_model(
+    recipe: Recipe, vocab_size: int, weights: Mapping[str, Float32], boundary_id: int, device: torch.device
+) -> GPT:
+    """The recipe's model with these exported weights, in float32."""
+    model = GPT(recipe.model, vocab_size, None, boundary_id)
+    model.load_exported(weights)
+    return model.to(device).eval()
+
+
+def collect_hessians(
+    model: GPT,
+    names: Collection[str],
+    source: Source,
+    sequences: int,
+    ranks: Ranks | None = None,
+    phase: Phase | None = None,
+) -> Calibration:
+    """The Hessians of the named matrices: inputs' second moments, summed over a sequence, a mean over the sequences.
+
+    Each rank reads its share of `sequences` (`source` is this rank's), rounded up to whole batches; all get the same
+    sums. With a `phase` that has a limit, reading ends while there is time for two more batches of average length, but
+    never before the first. `model` computes in float32. Raises `LeakError` for any other kind of source, `RunError`
+    where an input is not finite or a matrix was never used.
+    """
+    if not isinstance(source, Source):
+        raise LeakError(
+            f"calibration may not use {type(source).__name__}: it takes windows of training text, or the model's own"
+        )
+    ranks = ranks or Ranks()
+    share = -(-sequences // ranks.world)
+    batches = -(-share * source.sequence // max(BATCH_TOKENS, source.sequence))
+    batch = -(-share // batches)
+    moments, done = InputMoments(model, names), 0
+    with torch.no_grad():
+        for step in range(batches):
+            if step and phase is not None and not _has_time(phase, step):
+                break
+            tokens_ST = torch.from_numpy(_tokens(source, step, batch)).to(ranks.device)
+            with moments:
+                model.hidden(tokens_ST)
+            done += batch
+    missing = sorted(set(names) - set(moments.first))
+    if missing:
+        raise RunError(f"the model never multiplied with {', '.join(missing[:4])}; nothing is known of their inputs")
+    read = done * ranks.world
+    return Calibration(_means(moments, read, ranks), read, read * source.sequence)
+
+
+def _tokens(source: Source, step: int, sequences: int) -> npt.NDArray[np.int64]:
+    return source.draw(step, sequences) if isinstance(source, OwnText) else source.batch(step, sequences)[0]
+
+
+def _has_time(phase: Phase, batches_done: int) -> bool:
+    """Whether one more batch, and about as long again to end with, fit into the phase; one agreed reading."""
+    used = phase.seconds()
+    return phase.limit is None or used + 2 * used / batches_done <= phase.limit
+
+
+def _means(moments: InputMoments, sequences: int, ranks: Ranks) -> dict[str, Float32]:
+    arrays: dict[str, Float32] = {}
+    for name, total_CC in moments.sums.items():
+        mean_CC = (ranks.add(total_CC) / sequences).float().cpu().numpy()
+        if not np.isfinite(mean_CC).all():
+            raise RunError(f"the inputs of {name} are not finite: these are the weights of a run that diverged")
+        arrays[name] = mean_CC
+    return {name: arrays[first] for name, first in moments.first.items()}

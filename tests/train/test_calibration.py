@@ -1,0 +1,209 @@
+"""Hessians are the second moments of what really enters each matrix, from training windows or own text alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from paramgolf.clock import Clock
+from paramgolf.errors import LeakError, RecipeError, RunError
+from paramgolf.kernels.norm import rms_norm
+from paramgolf.model.arithmetic import tensor_shapes
+from paramgolf.recipe import ModelRecipe, Recipe, SqueezeRecipe, TokenizerRecipe
+from paramgolf.recipes import get_recipe
+from paramgolf.squeeze.matrices import matrix_names
+from paramgolf.text.text import HeldOutText, TrainText
+from paramgolf.text.windows import TrainingWindows
+from paramgolf.train.calibration import BATCH_TOKENS, calibration_model, collect_hessians
+from paramgolf.train.own_text import OwnText
+
+VOCAB = 48
+PLAIN = Recipe("tiny", TokenizerRecipe("bytes", 260), ModelRecipe(layers=2, width=16, heads=2, kv_heads=1))
+
+
+def weights_of(recipe, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = tensor_shapes(recipe.model, VOCAB)
+    return {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def model_of(recipe):
+    return calibration_model(recipe, VOCAB, weights_of(recipe), 1, torch.device("cpu"))
+
+
+def names_of(recipe):
+    return matrix_names(tensor_shapes(recipe.model, VOCAB), recipe.squeeze)
+
+
+def windows(sequence=12, tokens=4000, rank=0, world=1):
+    shard = np.random.default_rng(1).integers(0, VOCAB, tokens).astype(np.uint16)
+    return TrainingWindows([shard], sequence, 7, rank, world)
+
+
+@torch.no_grad()
+def inputs_by_hand(model, weights, tokens):
+    """What the first block's matrices are multiplied with: the first by the model's definition, all by a spy."""
+    first = rms_norm(rms_norm(torch.from_numpy(weights["embedding.weight"])[tokens]))
+    matrices = model.banks.split(torch.float32)[0]
+    read = {}
+
+    def spy(x_BTD, weight, *rest):
+        read[weight.data_ptr()] = x_BTD.clone()
+        return plain(x_BTD, weight, *rest)
+
+    plain = functional.linear
+    functional.linear = spy
+    try:
+        model.hidden(tokens)
+    finally:
+        functional.linear = plain
+    return first, {kind: read[getattr(matrices, kind).data_ptr()] for kind in ("query", "output", "up", "down")}
+
+
+def test_moments_are_those_of_the_inputs():
+    """The first block's Hessians equal xᵀx by hand: a sum over tokens, a mean over sequences, no factor of 2."""
+    model, source = model_of(PLAIN), windows()
+    found = collect_hessians(model, names_of(PLAIN), source, 5)
+    tokens = torch.from_numpy(source.batch(0, 5)[0])
+    first, read = inputs_by_hand(model, weights_of(PLAIN), tokens)
+    assert torch.equal(read["query"], first)
+    kinds = {"query": "attention.query", "output": "attention.output", "up": "mlp.up", "down": "mlp.down"}
+    for kind, name in kinds.items():
+        rows = read[kind].flatten(0, 1).double().numpy()
+        hessian = found.hessians[f"blocks.0.{name}.weight"]
+        assert hessian.dtype == np.float32
+        assert hessian == pytest.approx(rows.T @ rows / 5, rel=1e-4, abs=1e-4)
+    # Rows of unit mean square: the trace of the first Hessian is channels times tokens.
+    assert np.trace(found.hessians["blocks.0.attention.query.weight"]) == pytest.approx(16 * 12, rel=1e-4)
+    assert (found.sequences, found.tokens) == (5, 60)
+
+
+@pytest.mark.parametrize("name", ["pr549_tiny", "quickstart"])
+def test_every_matrix_of_a_system_has_one(name):
+    """Each matrix of a recipe has a Hessian of its columns, and query, key and value share theirs."""
+    recipe = get_recipe(name)
+    shapes = tensor_shapes(recipe.model, VOCAB)
+    names = names_of(recipe)
+    found = collect_hessians(model_of(recipe), names, windows(), 2).hessians
+    assert set(found) == set(names)
+    assert all(found[n].shape == (shapes[n][1], shapes[n][1]) for n in names)
+    for layer in range(recipe.model.layers):
+        query, key, value, output = (
+            found[f"blocks.{layer}.attention.{part}.weight"] for part in ("query", "key", "value", "output")
+        )
+        assert query is key is value
+        assert output is not query
+        assert np.trace(query) > 0
+
+
+def test_batches_add_up(monkeypatch):
+    """Reading in small batches gives the moments of all of them together."""
+    model, source = model_of(PLAIN), windows()
+    monkeypatch.setattr("paramgolf.train.calibration.BATCH_TOKENS", 24)
+    small = collect_hessians(model, names_of(PLAIN), source, 6)
+    assert small.sequences == 6
+    tokens = torch.from_numpy(np.concatenate([source.batch(step, 2)[0] for step in range(3)]))
+    _, read = inputs_by_hand(model, weights_of(PLAIN), tokens)
+    rows = read["down"].flatten(0, 1).double().numpy()
+    assert small.hessians["blocks.0.mlp.down.weight"] == pytest.approx(rows.T @ rows / 6, rel=1e-4, abs=1e-5)
+    assert BATCH_TOKENS > 24
+
+
+def test_the_limit_of_a_phase_ends_the_reading(monkeypatch):
+    """With a second for each batch and ten allowed, reading ends with room to spare; without a limit it reads all."""
+    monkeypatch.setattr("paramgolf.train.calibration.BATCH_TOKENS", 12)
+    now = [0.0]
+
+    class Slow(TrainingWindows):
+        def batch(self, step, sequences):
+            now[0] += 1.0
+            return super().batch(step, sequences)
+
+    shard = np.random.default_rng(1).integers(0, VOCAB, 4000).astype(np.uint16)
+    clock = Clock(now=lambda: now[0])
+    with clock.phase("calibrate", on_clock=True, limit=10.0) as phase:
+        found = collect_hessians(model_of(PLAIN), names_of(PLAIN), Slow([shard], 12, 7), 64, phase=phase)
+    assert found.sequences == 9
+    assert clock.ledger[0].overrun() == 0
+    with clock.phase("calibrate", on_clock=True) as phase:
+        assert collect_hessians(model_of(PLAIN), names_of(PLAIN), Slow([shard], 12, 7), 20, phase=phase).sequences == 20
+
+
+def test_a_phase_that_is_over_still_reads_one_batch():
+    """Moments of nothing would be of no use: the first batch is always read."""
+    clock = Clock(now=iter(np.arange(0, 1e4, 100.0)).__next__)
+    with clock.phase("calibrate", on_clock=True, limit=1.0) as phase:
+        assert collect_hessians(model_of(PLAIN), names_of(PLAIN), windows(), 3, phase=phase).sequences == 3
+
+
+def test_held_out_text_is_refused():
+    """Held-out text, training text that is no windows, bare ids and any other object raise before anything is read."""
+    model, names = model_of(PLAIN), names_of(PLAIN)
+    for source in (HeldOutText("held", [b"abc" * 30]), TrainText("train", [b"abc" * 30]), np.zeros((2, 12), int), None):
+        with pytest.raises(LeakError, match=type(source).__name__):
+            collect_hessians(model, names, source, 2)
+
+
+def test_weights_that_diverged_are_refused():
+    """Inputs that are no numbers raise with the name of the first matrix."""
+    spoilt = weights_of(PLAIN)
+    spoilt["embedding.weight"][:] = np.nan
+    model = calibration_model(PLAIN, VOCAB, spoilt, 1, torch.device("cpu"))
+    with pytest.raises(RunError, match=r"blocks\.0\.attention\.query.*not finite"):
+        collect_hessians(model, names_of(PLAIN), windows(), 2)
+
+
+def test_a_matrix_that_is_not_used_is_named():
+    """A name that the forward pass never multiplies with raises, rather than staying without a Hessian."""
+    with pytest.raises(RunError, match=r"never multiplied with embedding\.weight"):
+        collect_hessians(model_of(PLAIN), [*names_of(PLAIN), "embedding.weight"], windows(), 2)
+
+
+def test_own_text_is_seeded_and_of_the_models_making():
+    """The same seed gives the same ids, another seed or step others, all within the vocabulary and of full length."""
+    model = model_of(PLAIN)
+    first, again = (OwnText(model, 20, seed=3).draw(0, 4) for _ in range(2))
+    assert (first == again).all()
+    assert first.shape == (4, 20)
+    assert first.min() >= 0
+    assert first.max() < VOCAB
+    for other in (OwnText(model, 20, seed=4).draw(0, 4), OwnText(model, 20, seed=3).draw(1, 4)):
+        assert (first != other).any()
+    assert (OwnText(model, 20, seed=3, rank=1).draw(0, 4) != first).any()
+
+
+def test_own_text_follows_the_models_rows():
+    """With a model whose rows are nearly certain, each token after the first is the likeliest one."""
+    weights = weights_of(PLAIN)
+    model = calibration_model(PLAIN, VOCAB, weights, 1, torch.device("cpu"))
+    drawn = torch.from_numpy(OwnText(model, 16, seed=0, temperature=1e-3).draw(0, 3))
+    with torch.no_grad():
+        likeliest = model(drawn)[:, :-1].argmax(dim=-1)
+    assert torch.equal(drawn[:, 1:], likeliest)
+
+
+def test_own_text_can_be_calibrated_on():
+    """Generated sequences give moments of the same shapes, of as many sequences as asked."""
+    model = model_of(PLAIN)
+    found = collect_hessians(model, names_of(PLAIN), OwnText(model, 12, seed=0), 3)
+    assert found.sequences == 3
+    assert set(found.hessians) == set(names_of(PLAIN))
+    assert np.trace(found.hessians["blocks.0.attention.query.weight"]) == pytest.approx(16 * 12, rel=1e-4)
+
+
+def test_own_text_refuses_what_cannot_be_drawn():
+    """No tokens and a temperature of 0 raise."""
+    with pytest.raises(RecipeError, match="temperature=0"):
+        OwnText(model_of(PLAIN), 5, 0, 0.0)
+    with pytest.raises(RecipeError, match="sequence=0"):
+        OwnText(model_of(PLAIN), 0, 0)
+
+
+def test_names_of_matrices_leave_tables_and_small_tensors_out():
+    """Tables, gains and projections that stay floating point are no matrices, whatever the bits."""
+    recipe = get_recipe("pr549_tiny")
+    names = matrix_names(tensor_shapes(recipe.model, VOCAB), SqueezeRecipe(matrix_bits=8, embedding_bits=8))
+    assert len(names) == 6 * recipe.model.layers
+    assert all(name.startswith("blocks.") and name.endswith(".weight") for name in names)
