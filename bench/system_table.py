@@ -21,14 +21,12 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from paramgolf.artifact.artifact import Artifact
 from paramgolf.artifact.open import open_artifact
 from paramgolf.cli.life import ARTIFACT, averaged_weights
 from paramgolf.model.banks import unbank
-from paramgolf.predict.score import Score
 from paramgolf.predict.score_text import score_text
+from paramgolf.referee.paired import paired_scores
 from paramgolf.run_folder import RunFolder
 from paramgolf.text.documents import read_documents
 from paramgolf.text.text import HeldOutText
@@ -56,21 +54,6 @@ def lines_of(run: Path) -> list[tuple[str, Artifact, str]]:
     ]
 
 
-def paired(one: Score, other: Score) -> dict[str, float]:
-    """Bits per byte that `other` saves over `one`: mean over documents weighted by bytes, and its standard error."""
-    saved_D = _by_document(one) - _by_document(other)
-    bytes_D = np.asarray(one.document_bytes, dtype=np.float64)
-    mean = saved_D.sum() / bytes_D.sum()
-    residual_D = saved_D - mean * bytes_D
-    count = len(bytes_D)
-    error = float(np.sqrt(count / max(1, count - 1) * np.square(residual_D).sum())) / bytes_D.sum()
-    return {"documents": count, "saved": float(mean), "standard_error": error, "better": int((saved_D > 0).sum())}
-
-
-def _by_document(score: Score) -> np.ndarray:
-    return np.bincount(score.plan.document_index(), weights=score.bits, minlength=len(score.plan.lengths))
-
-
 def main() -> None:
     """Score every line, print the table or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,7 +71,7 @@ def main() -> None:
         scores.append((name, found))
         print(f"{name:<32}{found.bpb:>9.4f} bits per byte{found.seconds:>9.1f} s", file=sys.stderr, flush=True)
     size = (options.run / ARTIFACT).stat().st_size
-    gain = paired(scores[-2][1], scores[-1][1])
+    gain = paired_scores([scores[-1][1]], [scores[-2][1]])
     first = scores[0][1]
     record = {
         "text": first.text_name,
@@ -96,7 +79,7 @@ def main() -> None:
         "tokens": first.tokens,
         "artifact_bytes": size,
         "lines": [{"name": name, "bpb": found.bpb, "seconds": found.seconds} for name, found in scores],
-        "ttt": gain,
+        "ttt": dataclasses.asdict(gain),
     }
     if options.json:
         print(json.dumps(record))
@@ -105,8 +88,8 @@ def main() -> None:
     for name, found in scores:
         print(f"| {name} | {found.bpb:.4f} | {found.seconds:.0f} |")
     print(
-        f"test-time training saves {gain['saved']:.4f} bits per byte, standard error {gain['standard_error']:.4f}, "
-        f"better on {gain['better']} of {gain['documents']} documents"
+        f"test-time training saves {-gain.difference:.4f} bits per byte, standard error {gain.standard_error:.4f}, "
+        f"better on {gain.better} of {gain.documents} documents, p {gain.p:.2g}"
     )
 
 
