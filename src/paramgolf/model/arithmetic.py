@@ -13,8 +13,10 @@ BANKS = {
     "banks.query_output": ("attention.query", "attention.output"),
     "banks.key_value": ("attention.key", "attention.value"),
     "banks.up": ("mlp.up",),
+    "banks.gate": ("mlp.gate",),  # of a gated MLP only
     "banks.down": ("mlp.down",),
 }
+MATRICES = tuple(kind for kinds in BANKS.values() for kind in kinds)
 TABLES = ("embedding.weight", "bigram.embedding.weight", "value_embedding.embedding.weight")
 
 
@@ -41,6 +43,8 @@ def parameter_shapes(recipe: ModelRecipe, vocab_size: int) -> Shapes:
     shapes["banks.query_output"] = (2 * layers, width, width)
     shapes["banks.key_value"] = (2 * layers, recipe.kv_width(), width)
     shapes["banks.up"] = (layers, recipe.mlp_width(), width)
+    if recipe.gated_mlp:
+        shapes["banks.gate"] = (layers, recipe.mlp_width(), width)
     shapes["banks.down"] = (layers, width, recipe.mlp_width())
     if recipe.value_layers:
         shapes["value_embedding.scale"] = ()
@@ -61,7 +65,15 @@ def _block_shapes(recipe: ModelRecipe, layer: int) -> Shapes:
         shapes[f"{block}.mlp_scale"] = (width,)
     if layer in recipe.value_layers:
         shapes[f"{block}.value_scale"] = (1,)
+    if recipe.value_residual:
+        shapes[f"{block}.value_mix"] = (2,)
     shapes[f"{block}.attention.query_gain"] = (recipe.heads,)
+    if recipe.gated_attention:
+        shapes[f"{block}.head_gate.weight"] = (recipe.heads, width)
+        shapes[f"{block}.head_gate.bias"] = (recipe.heads,)
+    if layer in recipe.routed_layers:
+        shapes[f"{block}.router.weight"] = (1, width)
+        shapes[f"{block}.router.bias"] = (1,)
     return shapes
 
 
@@ -83,7 +95,8 @@ def flops_per_token(recipe: ModelRecipe, vocab_size: int, sequence: int, *, back
 
     Two for each weight of a matrix product (the embedding serves as the head; look-ups are free), two products of
     attention over `(sequence + 1) / 2` positions on average, and the backward pass at twice the forward one. Norms,
-    rotary, softmax and other pointwise work are left out (PaLM, appendix B, with the causal half counted once).
+    rotary, softmax and other pointwise work are left out (PaLM, appendix B, with the causal half counted once). A
+    routed MLP counts in full: training computes all of it, and reading out leaves about `1 - routed_share` of it away.
     """
     looked_up = set(TABLES) - {"embedding.weight"}
     weights = sum(
@@ -104,7 +117,7 @@ def squeezed_bytes(recipe: ModelRecipe, vocab_size: int, matrix_bits: int, embed
     for name, shape in tensor_shapes(recipe, vocab_size).items():
         if name in TABLES:
             bits += math.prod(shape) * embedding_bits + 16 * shape[0]
-        elif name.startswith("blocks.") and len(shape) == 2 and name.endswith(".weight"):
+        elif name.removesuffix(".weight").endswith(MATRICES):
             bits += math.prod(shape) * matrix_bits + 16 * shape[0]
         else:
             bits += 16 * math.prod(shape)

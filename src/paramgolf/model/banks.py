@@ -1,9 +1,10 @@
-"""The matrices of all blocks in four banks, so that an optimizer step handles equal shapes as one batch.
+"""The matrices of all blocks in a few banks, so that an optimizer step handles equal shapes as one batch.
 
 Legend: L layers, D width, G all channels of keys (or values), M channels of the MLP. Weights are (out, in).
 
     query_output [2L, D, D]  queries of layers 0..L-1, then outputs      up   [L, M, D]
     key_value    [2L, G, D]  keys of layers 0..L-1, then values          down [L, D, M]
+    gate         [L, M, D], of a gated MLP only
 
 A bank is one parameter and one storage: gradients, momentum and collectives never copy it together. Artifacts hold the
 matrices one by one, by names of their own (spec pr549.md 2.1, 3.4, 3.5, 4.1).
@@ -30,11 +31,14 @@ class LayerMatrices(NamedTuple):
     value: Tensor
     output: Tensor
     up: Tensor
+    gate: Tensor | None
     down: Tensor
 
 
 class Banks(nn.Module):
     """See the module docstring; it holds no values until the model initialises them."""
+
+    gate: nn.Parameter | None
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
@@ -43,6 +47,7 @@ class Banks(nn.Module):
         self.query_output = nn.Parameter(torch.empty(2 * layers, width, width))
         self.key_value = nn.Parameter(torch.empty(2 * layers, kv_width, width))
         self.up = nn.Parameter(torch.empty(layers, mlp_width, width))
+        self.gate = nn.Parameter(torch.empty(layers, mlp_width, width)) if recipe.gated_mlp else None
         self.down = nn.Parameter(torch.empty(layers, width, mlp_width))
 
     def split(self, dtype: torch.dtype, quantise_bits: int = 0) -> list[LayerMatrices]:
@@ -51,16 +56,28 @@ class Banks(nn.Module):
         Each bank is cast and taken apart once: the backward pass then stacks the gradients once, where indexing would
         write a whole bank of noughts for every use.
         """
-        parts = []
-        for bank in (self.query_output, self.key_value, self.up, self.down):
-            rounded = fake_quantise(bank, quantise_bits) if quantise_bits else bank
-            parts.append(rounded.to(dtype).unbind(0))
-        query_output, key_value, up, down = parts
+        query_output, key_value, up, down = (
+            _matrices(bank, dtype, quantise_bits) for bank in (self.query_output, self.key_value, self.up, self.down)
+        )
+        gate = None if self.gate is None else _matrices(self.gate, dtype, quantise_bits)
         n = self.layers
         return [
-            LayerMatrices(query_output[i], key_value[i], key_value[n + i], query_output[n + i], up[i], down[i])
+            LayerMatrices(
+                query=query_output[i],
+                key=key_value[i],
+                value=key_value[n + i],
+                output=query_output[n + i],
+                up=up[i],
+                gate=None if gate is None else gate[i],
+                down=down[i],
+            )
             for i in range(n)
         ]
+
+
+def _matrices(bank: Tensor, dtype: torch.dtype, quantise_bits: int) -> tuple[Tensor, ...]:
+    rounded = fake_quantise(bank, quantise_bits) if quantise_bits else bank
+    return rounded.to(dtype).unbind(0)
 
 
 def unbank(parameters: Mapping[str, Any]) -> dict[str, Any]:

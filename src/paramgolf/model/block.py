@@ -1,9 +1,14 @@
 """One block of the transformer: attention and MLP, each added to the residual stream.
 
-Legend: B batch, T positions, D model width, H query heads, G key/value heads, K channels of a head, C = G K.
+Sources of the parts: spec pr549.md 2.6 to 2.8, spec pr1185.md 2.1 to 2.3 and 2.8.
+
+Legend: B batch, T positions, D model width, H query heads, G key/value heads, K channels of a head, C = G K,
+M channels of the MLP.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +18,21 @@ from paramgolf.kernels.attention import causal_attention
 from paramgolf.kernels.norm import rms_norm
 from paramgolf.kernels.relu_squared import relu_squared
 from paramgolf.model.banks import LayerMatrices
+from paramgolf.model.gates import Affine, opening
 from paramgolf.model.rotary import Rotary
 from paramgolf.recipe import ModelRecipe
 
 VALUE_EPS = 1e-12
+
+
+@dataclass
+class Carried:
+    """What the blocks of one forward pass share, and what they leave for later ones."""
+
+    start_BTD: Tensor  # the stream before any block
+    token_value_BTC: Tensor | None  # the value embedding of each token
+    first_value_BTC: Tensor | None = None  # of the first block, once it ran, with its value embedding
+    scores_BT1: list[Tensor] = field(default_factory=list)  # of the routers so far
 
 
 class Attention(nn.Module):
@@ -28,19 +44,21 @@ class Attention(nn.Module):
         self.excludes_own_value = layer in recipe.xsa_layers
         self.query_gain = nn.Parameter(torch.empty(recipe.heads))
 
-    def forward(self, x_BTD: Tensor, matrices: LayerMatrices, rotary: Rotary, extra_BTC: Tensor | None) -> Tensor:
-        batch, length, width = x_BTD.shape
+    def forward(self, q_BTD: Tensor, k_BTC: Tensor, v_BTC: Tensor, gate_BTH: Tensor | None, rotary: Rotary) -> Tensor:
+        """What the heads read [B, T, D]; each head's part times its gate, if there are any."""
+        batch, length, width = q_BTD.shape
         heads, groups, size = self.heads, self.kv_heads, self.head_size
-        q_BTHK = rms_norm(functional.linear(x_BTD, matrices.query).view(batch, length, heads, size))
-        k_BTGK = rms_norm(functional.linear(x_BTD, matrices.key).view(batch, length, groups, size))
-        v_BTC = functional.linear(x_BTD, matrices.value)
-        v_BTGK = (v_BTC if extra_BTC is None else v_BTC + extra_BTC).view(batch, length, groups, size)
+        q_BTHK = rms_norm(q_BTD.view(batch, length, heads, size))
+        k_BTGK = rms_norm(k_BTC.view(batch, length, groups, size))
+        v_BTGK = v_BTC.view(batch, length, groups, size)
         q_BTHK = rotary(q_BTHK) * self.query_gain.to(q_BTHK.dtype)[:, None]
         read_BHTK = causal_attention(q_BTHK.transpose(1, 2), rotary(k_BTGK).transpose(1, 2), v_BTGK.transpose(1, 2))
         read_BTHK = read_BHTK.transpose(1, 2)
         if self.excludes_own_value:
             read_BTHK = exclude_own_value(read_BTHK, v_BTGK)
-        return functional.linear(read_BTHK.reshape(batch, length, width), matrices.output)
+        if gate_BTH is not None:
+            read_BTHK = read_BTHK * gate_BTH[..., None]
+        return read_BTHK.reshape(batch, length, width)
 
 
 def exclude_own_value(read_BTHK: Tensor, v_BTGK: Tensor) -> Tensor:
@@ -58,12 +76,13 @@ def exclude_own_value(read_BTHK: Tensor, v_BTGK: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and MLP of one layer; what `recipe` switches off has no parameter (spec pr549.md 2.8)."""
+    """Attention and MLP of one layer; what `recipe` switches off has no parameter."""
 
     residual_mix: nn.Parameter | None
     attention_scale: nn.Parameter | None
     mlp_scale: nn.Parameter | None
     value_scale: nn.Parameter | None
+    value_mix: nn.Parameter | None
 
     def __init__(self, recipe: ModelRecipe, layer: int) -> None:
         super().__init__()
@@ -75,26 +94,61 @@ class Block(nn.Module):
         self.attention_scale = nn.Parameter(torch.empty(width)) if recipe.block_scales else None
         self.mlp_scale = nn.Parameter(torch.empty(width)) if recipe.block_scales else None
         self.value_scale = nn.Parameter(torch.empty(1)) if layer in recipe.value_layers else None
+        self.value_mix = nn.Parameter(torch.empty(2)) if recipe.value_residual else None
+        self.head_gate = Affine(recipe.heads, width) if recipe.gated_attention else None
+        self.router = Affine(1, width) if layer in recipe.routed_layers else None
 
-    def forward(
-        self, h_BTD: Tensor, first_BTD: Tensor, matrices: LayerMatrices, rotary: Rotary, value_BTC: Tensor | None
-    ) -> Tensor:
-        """The residual stream after this block; `first_BTD` is the stream before any, `value_BTC` by token."""
+    def forward(self, h_BTD: Tensor, carried: Carried, matrices: LayerMatrices, rotary: Rotary) -> Tensor:
+        """The residual stream after this block; adds to `carried` what later blocks and the loss need."""
         if self.residual_mix is not None:
             mix_2D = self.residual_mix.to(h_BTD.dtype)
-            h_BTD = mix_2D[0] * h_BTD + mix_2D[1] * first_BTD
-        extra_BTC = None
-        if self.value_scale is not None and value_BTC is not None:
-            extra_BTC = value_BTC * self.value_scale.to(value_BTC.dtype)
-        read_BTD = self.attention(self._input(h_BTD), matrices, rotary, extra_BTC)
-        h_BTD = h_BTD + _scaled(read_BTD, self.attention_scale)
-        up_BTM = functional.linear(self._input(h_BTD), matrices.up)
-        thought_BTD = functional.linear(relu_squared(up_BTM, self.slope), matrices.down)
+            h_BTD = mix_2D[0] * h_BTD + mix_2D[1] * carried.start_BTD
+        h_BTD = h_BTD + _scaled(self._attend(self._input(h_BTD), carried, matrices, rotary), self.attention_scale)
+        x_BTD = self._input(h_BTD)
+        thought_BTD = mlp(x_BTD, matrices, self.slope)
+        if self.router is not None:
+            # Dense here: shapes that depend on the data would break the compiled graph of training.
+            score_BT1 = self.router(x_BTD)
+            carried.scores_BT1.append(score_BT1)
+            thought_BTD = thought_BTD * opening(score_BT1)
         return h_BTD + _scaled(thought_BTD, self.mlp_scale)
+
+    def _attend(self, x_BTD: Tensor, carried: Carried, matrices: LayerMatrices, rotary: Rotary) -> Tensor:
+        q_BTD, k_BTC = functional.linear(x_BTD, matrices.query), functional.linear(x_BTD, matrices.key)
+        v_BTC = self._values(x_BTD, matrices.value, carried)
+        gate_BTH = None if self.head_gate is None else torch.sigmoid(self.head_gate(x_BTD))
+        return functional.linear(self.attention(q_BTD, k_BTC, v_BTC, gate_BTH, rotary), matrices.output)
+
+    def _values(self, x_BTD: Tensor, value_CD: Tensor, carried: Carried) -> Tensor:
+        v_BTC = functional.linear(x_BTD, value_CD)
+        if self.value_scale is not None and carried.token_value_BTC is not None:
+            v_BTC = v_BTC + carried.token_value_BTC * self.value_scale.to(v_BTC.dtype)
+        if self.value_mix is None:
+            return v_BTC
+        if carried.first_value_BTC is None:
+            carried.first_value_BTC = v_BTC
+        return mix_values(v_BTC, carried.first_value_BTC, self.value_mix.to(v_BTC.dtype))
 
     def _input(self, h_BTD: Tensor) -> Tensor:
         x_BTD = rms_norm(h_BTD)
         return x_BTD if self.depth_scale == 1.0 else x_BTD * self.depth_scale
+
+
+def mix_values(own: Tensor, first: Tensor, mix_2: Tensor) -> Tensor:
+    """A layer's values with those of the first layer (value residual, spec pr1185.md 2.2).
+
+    The first layer mixes its values with themselves, which is a gain: published, its pair is there and unused, and what
+    the model can express is the same, for its value matrix can hold the gain.
+    """
+    return mix_2[0] * first + mix_2[1] * own
+
+
+def mlp(x_BTD: Tensor, matrices: LayerMatrices, slope: float) -> Tensor:
+    """What the squared activation makes of [B, T, D]; with a gate matrix times its sigmoid (SquareGLU)."""
+    hidden_BTM = relu_squared(functional.linear(x_BTD, matrices.up), slope)
+    if matrices.gate is not None:
+        hidden_BTM = hidden_BTM * torch.sigmoid(functional.linear(x_BTD, matrices.gate))
+    return functional.linear(hidden_BTM, matrices.down)
 
 
 def _scaled(x_BTD: Tensor, scale_D: Tensor | None) -> Tensor:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from paramgolf.kernels.loss import softcapped_logits, softcapped_loss
 from paramgolf.kernels.norm import rms_norm
 from paramgolf.model.banks import Banks, load_banked, unbank
-from paramgolf.model.block import Block
+from paramgolf.model.block import Block, Carried
 from paramgolf.model.embeddings import BigramEmbedding, Matrix, Smear, ValueEmbedding
+from paramgolf.model.gates import ROUTER_PULL, share_error
 from paramgolf.model.initialise import initialise
 from paramgolf.model.rotary import Rotary
 from paramgolf.recipe import ModelRecipe
@@ -55,25 +56,34 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(recipe, layer) for layer in range(recipe.layers))
         self.rotary = Rotary(recipe)
         if seed is not None:
-            initialise(self, seed, recipe.init, recipe.embedding_std)
+            initialise(self, seed, recipe)
 
     def hidden(self, tokens_BT: Tensor, quantise_bits: int = 0) -> Tensor:
         """States [B, T, D] after the last norm; row t has seen `tokens[:, :t + 1]`.
 
         With `quantise_bits` the blocks' matrices are rounded to so many, with straight-through gradients.
         """
+        return self.hidden_and_pull(tokens_BT, quantise_bits)[0]
+
+    def hidden_and_pull(self, tokens_BT: Tensor, quantise_bits: int = 0) -> tuple[Tensor, Tensor | None]:
+        """The states as in `hidden`, and what a training loss adds to them: the pull of the routers, a scalar.
+
+        It draws the share of positions that each router serves to the recipe's. None without routers and in evaluation
+        mode.
+        """
         x_BTD = self.embed(tokens_BT)
-        value_BTC = None if self.value_embedding is None else self.value_embedding(tokens_BT, x_BTD.dtype)
+        token_value_BTC = None if self.value_embedding is None else self.value_embedding(tokens_BT, x_BTD.dtype)
+        carried = Carried(x_BTD, token_value_BTC)
         layers = self.banks.split(x_BTD.dtype, quantise_bits)
         h_BTD = x_BTD
         kept: list[Tensor] = []
         for layer, block in enumerate(self.blocks):
             if self.skip_weights is not None:
                 h_BTD = self._skip(h_BTD, kept, layer)
-            h_BTD = block(h_BTD, x_BTD, layers[layer], self.rotary, value_BTC)
+            h_BTD = block(h_BTD, carried, layers[layer], self.rotary)
             if layer < self.recipe.skips():
                 kept.append(h_BTD)
-        return rms_norm(h_BTD)
+        return rms_norm(h_BTD), self._pull(carried.scores_BT1) if self.training else None
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """The residual stream before the first block [B, T, D]."""
@@ -93,10 +103,11 @@ class GPT(nn.Module):
         return self.logits(self.hidden(tokens_BT))
 
     def loss(self, inputs_BT: Tensor, targets_BT: Tensor, quantise_bits: int = 0) -> Tensor:
-        """Mean cross-entropy in nats a token."""
-        h_ND = self.hidden(inputs_BT, quantise_bits).flatten(0, 1)
-        head_VD = self.embedding.weight.to(h_ND.dtype)
-        return softcapped_loss(h_ND, head_VD, targets_BT.reshape(-1), self.recipe.softcap)
+        """Mean cross-entropy in nats a token; in training mode with the pull of the routers, if there are any."""
+        h_BTD, pull = self.hidden_and_pull(inputs_BT, quantise_bits)
+        head_VD = self.embedding.weight.to(h_BTD.dtype)
+        loss = softcapped_loss(h_BTD.flatten(0, 1), head_VD, targets_BT.reshape(-1), self.recipe.softcap)
+        return loss if pull is None else loss + pull
 
     def exported_weights(self) -> dict[str, Tensor]:
         """The parameters under an artifact's names; views, matrices one by one."""
@@ -105,6 +116,12 @@ class GPT(nn.Module):
     def load_exported(self, weights: Mapping[str, Any]) -> None:
         """Copy weights (tensors or arrays) by an artifact's names into the parameters."""
         load_banked(self, weights)
+
+    def _pull(self, scores_BT1: list[Tensor]) -> Tensor | None:
+        if not scores_BT1:
+            return None
+        errors = [share_error(score_BT1, self.recipe.routed_share) for score_BT1 in scores_BT1]
+        return ROUTER_PULL * torch.stack(errors).sum()
 
     def _skip(self, h_BTD: Tensor, kept: list[Tensor], layer: int) -> Tensor:
         # The first block of the second half gets the very stream that it reads, added to itself, as published.

@@ -7,10 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-QUERY_GAIN = 1.5
+from paramgolf.recipe import ModelRecipe
+
 BIGRAM_SCALE = 0.05
 VALUE_SCALE = 0.1
 VALUE_EMBEDDING_STD = 0.01
+VALUE_MIX = 0.5  # of the first layer's values, and of the layer's own (spec pr1185.md 2.2)
+HEAD_GATE_BIAS = 4.0  # gates begin at sigmoid(4) = 0.982 (spec pr1185.md 2.3)
 
 # Parameters that begin as a constant, by the end of their names.
 CONSTANTS = {
@@ -20,35 +23,39 @@ CONSTANTS = {
     "skip_weights": 1.0,
     "value_embedding.scale": VALUE_SCALE,
     "value_scale": 1.0,
+    "value_mix": VALUE_MIX,
+    "head_gate.weight": 0.0,
+    "head_gate.bias": HEAD_GATE_BIAS,
+    "router.bias": 0.0,
     "attention_scale": 1.0,
     "mlp_scale": 1.0,
-    "query_gain": QUERY_GAIN,
     "banks.down": 0.0,
 }
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, seed: int, kind: str, embedding_std: float) -> None:
-    """Draw all weights on the CPU; `kind` is "uniform" or "orthogonal" (spec pr549.md 2.1).
+def initialise(model: nn.Module, seed: int, recipe: ModelRecipe) -> None:
+    """Draw all weights on the CPU, as `recipe.init` says (spec pr549.md 2.1).
 
-    Outputs and down matrices are zero in both. The same seed gives the same weights whatever happened to torch's global
+    Outputs and down matrices are zero either way. The same seed gives the same weights whatever happened to torch's global
     generator.
     """
     generator = torch.Generator().manual_seed(seed)
+    constants = {**CONSTANTS, "query_gain": recipe.query_gain}
     for name, parameter in model.named_parameters():
-        constant = next((value for end, value in CONSTANTS.items() if name.endswith(end)), None)
+        constant = next((value for end, value in constants.items() if name.endswith(end)), None)
         if constant is not None:
             parameter.fill_(constant)
         elif name.endswith("residual_mix"):
             parameter[0], parameter[1] = 1.0, 0.0
         elif name in ("embedding.weight", "value_embedding.embedding.weight"):
-            std = embedding_std if name == "embedding.weight" else VALUE_EMBEDDING_STD
+            std = recipe.embedding_std if name == "embedding.weight" else VALUE_EMBEDDING_STD
             parameter.normal_(0.0, std, generator=generator)
         else:
             matrices = parameter if parameter.dim() == 3 else parameter[None]
             drawn = len(matrices) // 2 if name == "banks.query_output" else len(matrices)
             for matrix in matrices[:drawn]:
-                _draw(matrix, kind, generator)
+                _draw(matrix, recipe.init, generator)
             matrices[drawn:].zero_()
 
 

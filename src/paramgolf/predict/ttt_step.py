@@ -44,7 +44,8 @@ class Trainer:
         for name, parameter in named.items():
             parameter.requires_grad_(not name.startswith(own))
         self._trained = [parameter for parameter in named.values() if parameter.requires_grad]
-        self._still = [(named[bank], _rows_of(bank, len(named[bank]), own)) for bank in BANKS] if frozen else []
+        banks = [bank for bank in BANKS if bank in named] if frozen else []
+        self._still = [(named[bank], _rows_of(bank, len(named[bank]), own)) for bank in banks]
         self._optimizer = _optimizer(self._trained, recipe)
         self._kept: list[Tensor] = []
 

@@ -26,6 +26,11 @@ _SMALL = (
     "blocks.*.mlp_scale",
     "blocks.*.residual_mix",
     "blocks.*.value_scale",
+    "blocks.*.value_mix",
+    "blocks.*.head_gate.weight",
+    "blocks.*.head_gate.bias",
+    "blocks.*.router.weight",
+    "blocks.*.router.bias",
 )
 
 
