@@ -18,6 +18,7 @@ from paramgolf.errors import ArtifactError, OutputError
 from paramgolf.recipe import Recipe
 from paramgolf.run_folder import says_unwritten
 from paramgolf.squeeze.fit import Setting, fit_to_budget
+from paramgolf.squeeze.hessian import Hessians
 from paramgolf.text.tokenizer import TokenIds, Tokenizer
 
 _PROOF_SECONDS = 600
@@ -30,7 +31,8 @@ class PackReport:
 
     `bytes_by_member` as `Artifact.sizes`; `bytes_by_tensor` the code of each tensor; `squared_error` the sum over all
     weights of (dequantised - trained)², `relative_error` its root over that of the trained weights; `setting` what gave
-    way to the budget.
+    way to the budget. `floored_share` is the share of the matrices' rows on the published floor, None without one;
+    `unmended` the matrices that GPTQ had to leave to plain rounding.
     """
 
     path: Path
@@ -44,6 +46,8 @@ class PackReport:
     setting: Setting
     budget: int
     documents_dropped: int
+    floored_share: float | None = None
+    unmended: tuple[str, ...] = ()
 
 
 def pack(
@@ -53,19 +57,21 @@ def pack(
     primer: Sequence[TokenIds],
     out: Path,
     budget: int | None = None,
+    hessians: Hessians | None = None,
 ) -> PackReport:
     """Write `out`, at most `budget` bytes (default: the recipe's), and compare it bit for bit from a new process.
 
     What takes more than a few seconds is told on stderr.
 
-    `primer` are training documents to carry. Raises `BudgetError` with the smallest possible size, `OutputError` if
+    `primer` are training documents to carry; `hessians` of the matrices are needed where squeeze.quantiser is "gptq".
+    Raises `BudgetError` with the smallest possible size, `OutputError` if
     `out` exists or cannot be written, `RecipeError` if the weights are not those of the recipe's model or not finite,
     `ArtifactError` if the new process reads anything else than what was packed (`out` is not made then).
     """
     _refuse_existing(out)
     limit = recipe.budget.packed_bytes() if budget is None else budget
     progress = _Progress()
-    packer = Packer(recipe, tokenizer, weights, primer)
+    packer = Packer(recipe, tokenizer, weights, primer, hessians)
     bits = max(recipe.squeeze.matrix_bits, recipe.squeeze.embedding_bits)
 
     def size(setting: Setting) -> int:
@@ -73,7 +79,9 @@ def pack(
         progress.tell(f"{_names(setting)}: {found:,} bytes, {limit:,} may be")
         return found
 
-    setting = fit_to_budget(size, limit, documents=[len(document) for document in primer], bits=bits)
+    documents = [len(document) for document in primer]
+    ones = packer.ones if recipe.squeeze.prune_ones else None
+    setting = fit_to_budget(size, limit, documents=documents, bits=bits, ones=ones)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         _write(partial, packer.file(setting))
@@ -98,6 +106,8 @@ def pack(
         setting=setting,
         budget=limit,
         documents_dropped=len(primer) - setting.documents,
+        floored_share=packer.floored_share(setting),
+        unmended=packer.unmended(),
     )
 
 
@@ -116,6 +126,7 @@ class _Progress:
 def _names(setting: Setting) -> str:
     parts = [f"steps times {setting.coarseness:.3f}"]
     parts += [f"{setting.fewer_bits} bits fewer"] if setting.fewer_bits else []
+    parts += [f"{setting.pruned:,} of ±1 made 0"] if setting.pruned else []
     parts += [f"{setting.documents:,} documents"] if setting.documents else []
     return ", ".join(parts)
 

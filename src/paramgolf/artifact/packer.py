@@ -19,7 +19,12 @@ from paramgolf.errors import RecipeError
 from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipe import Recipe
 from paramgolf.squeeze.fit import Setting
-from paramgolf.squeeze.quantize import Steps, find_steps, quantize_at, to_raw
+from paramgolf.squeeze.hessian import Hessians
+from paramgolf.squeeze.matrices import matrices_of
+from paramgolf.squeeze.matrix_rounder import MatrixRounder
+from paramgolf.squeeze.percentile import floored_share
+from paramgolf.squeeze.prune import Ones
+from paramgolf.squeeze.quantize import Scheme, Steps, find_steps, quantize_at, to_raw
 from paramgolf.squeeze.quantized import Quantized
 from paramgolf.squeeze.rows import as_rows
 from paramgolf.squeeze.schemes import assign_schemes, default_schemes
@@ -30,9 +35,20 @@ Weights = Mapping[str, Float32]
 
 
 class Packer:
-    """The file as a function of a setting; what a setting shares with the one before is computed once."""
+    """The file as a function of a setting; what a setting shares with the one before is computed once.
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, weights: Weights, primer: Sequence[TokenIds]) -> None:
+    `hessians` of the matrices are needed by a recipe whose quantiser is "gptq", and used by no other. Raises
+    `RecipeError` if they are missing or not those of this model, or if the weights are not.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        weights: Weights,
+        primer: Sequence[TokenIds],
+        hessians: Hessians | None = None,
+    ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.weights = _checked(recipe, tokenizer, weights)
@@ -41,8 +57,11 @@ class Packer:
             "recipe.json": recipe.to_json().encode(),
             "tokenizer.model": tokenizer.to_bytes(),
         }
+        self._matrices = matrices_of(self._schemes(Setting(0)))
+        self._rounder = self._gptq(hessians)
         self._steps: dict[int, dict[str, Steps]] = {}
-        self._squeezed: tuple[tuple[float, int], WeightsFile, dict[str, Quantized | Raw]] | None = None
+        self._quantised: tuple[tuple[float, int], dict[str, Quantized | Raw], Ones | None] | None = None
+        self._squeezed: tuple[tuple[float, int, int], WeightsFile, dict[str, Quantized | Raw]] | None = None
         self._carried: tuple[int, bytes] | None = None
 
     def size(self, setting: Setting) -> int:
@@ -79,28 +98,72 @@ class Packer:
         """The weights as stored: integers and their steps, or floating point."""
         return self._squeeze(setting)[1]
 
+    def ones(self) -> int:
+        """How many ±1 the matrices have at the finest steps, if the recipe lets them be pruned."""
+        ones = self._tensors_of(Setting(0))[1]
+        return 0 if ones is None else ones.count
+
+    def floored_share(self, setting: Setting) -> float | None:
+        """Share of the matrices' rows whose step is the published floor; None where the recipe's clip has none."""
+        if self.recipe.squeeze.clip != "percentile-floor":
+            return None
+        tensors = self.tensors(setting)
+        return floored_share(
+            [t for name in self._matrices if isinstance(t := tensors[name], Quantized)], setting.coarseness
+        )
+
+    def unmended(self) -> tuple[str, ...]:
+        """Matrices that were rounded to nearest though the recipe says GPTQ: no damping makes their Hessians usable."""
+        return () if self._rounder is None else self._rounder.unmended
+
+    def _gptq(self, hessians: Hessians | None) -> MatrixRounder | None:
+        if self.recipe.squeeze.quantiser != "gptq":
+            return None
+        if hessians is None:
+            raise RecipeError("squeeze.quantiser=gptq needs the Hessians of the matrices' inputs; calibrate first")
+        matrices = {name: self.weights[name] for name in self._matrices}
+        return MatrixRounder(matrices, hessians, self.recipe.squeeze)
+
     def _squeeze(self, setting: Setting) -> tuple[WeightsFile, dict[str, Quantized | Raw]]:
-        key = (setting.coarseness, setting.fewer_bits)
+        key = (setting.coarseness, setting.fewer_bits, setting.pruned)
         if self._squeezed is None or self._squeezed[0] != key:
-            tensors = self._quantise(setting)
+            tensors, ones = self._tensors_of(setting)
+            if setting.pruned and ones is not None:
+                tensors = tensors | ones.without(setting.pruned)
             self._squeezed = (key, write_weights(tensors), tensors)
         return self._squeezed[1:]
 
-    def _quantise(self, setting: Setting) -> dict[str, Quantized | Raw]:
-        schemes = assign_schemes(
+    def _tensors_of(self, setting: Setting) -> tuple[dict[str, Quantized | Raw], Ones | None]:
+        """The tensors before any pruning, and what could be pruned."""
+        key = (setting.coarseness, setting.fewer_bits)
+        if self._quantised is None or self._quantised[0] != key:
+            tensors, ones = self._quantise(setting), None
+            if self.recipe.squeeze.prune_ones:
+                ones = Ones({name: t for name in self._matrices if isinstance(t := tensors[name], Quantized)})
+            self._quantised = (key, tensors, ones)
+        return self._quantised[1:]
+
+    def _schemes(self, setting: Setting) -> dict[str, Scheme]:
+        return assign_schemes(
             self.weights, default_schemes(self.recipe.squeeze, setting.coarseness, setting.fewer_bits)
         )
+
+    def _quantise(self, setting: Setting) -> dict[str, Quantized | Raw]:
+        schemes = self._schemes(setting)
+        rounded = {} if self._rounder is None else self._rounder.quantise(schemes)
         if setting.fewer_bits not in self._steps:
             self._steps[setting.fewer_bits] = {
-                name: find_steps(self.weights[name], scheme) for name, scheme in schemes.items() if not scheme.raw()
+                name: find_steps(self.weights[name], scheme)
+                for name, scheme in schemes.items()
+                if not scheme.raw() and name not in rounded
             }
         steps = self._steps[setting.fewer_bits]
-        return {
-            name: to_raw(self.weights[name], scheme.bits)
-            if scheme.raw()
-            else quantize_at(self.weights[name], steps[name], scheme)
-            for name, scheme in schemes.items()
-        }
+        return {name: rounded.get(name) or self._nearest(name, scheme, steps) for name, scheme in schemes.items()}
+
+    def _nearest(self, name: str, scheme: Scheme, steps: Mapping[str, Steps]) -> Quantized | Raw:
+        if scheme.raw():
+            return to_raw(self.weights[name], scheme.bits)
+        return quantize_at(self.weights[name], steps[name], scheme)
 
     def _primer_file(self, documents: int) -> bytes:
         if self._carried is None or self._carried[0] != documents:

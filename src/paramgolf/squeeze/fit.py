@@ -1,7 +1,8 @@
 """The byte budget is an input that is met.
 
-What gives, in this order: documents of carried text, from the end; then coarseness, 1 to `MAX_COARSENESS`; then bits,
-one fewer for every integer with the coarseness starting again at 1.
+What gives, in this order: documents of carried text, from the end; then integers of ±1, if they may be pruned and
+pruning all of them is enough; then coarseness, 1 to `MAX_COARSENESS`; then bits, one fewer for every integer with the
+coarseness starting again at 1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cache
 from itertools import accumulate
 
 from paramgolf.errors import BudgetError
+from paramgolf.squeeze.prune import fewest
 
 MAX_COARSENESS = 4.0
 _ROUNDS = 24  # of the search for a coarseness; a few are enough where sizes fall smoothly
@@ -24,23 +26,33 @@ _NARROW = 1e-4  # octaves: below it a coarser step changes nothing
 
 @dataclass(frozen=True)
 class Setting:
-    """How far a model is squeezed: documents carried, factor on the steps, bits taken from every integer."""
+    """How far a model is squeezed: documents carried, factor on the steps, bits taken from every integer, ±1 made 0."""
 
     documents: int
     coarseness: float = 1.0
     fewer_bits: int = 0
+    pruned: int = 0
 
 
 Size = Callable[[Setting], int]
 
 
-def fit_to_budget(size: Size, budget: int, *, documents: Sequence[int], bits: int) -> Setting:
+def fit_to_budget(
+    size: Size,
+    budget: int,
+    *,
+    documents: Sequence[int],
+    bits: int,
+    ones: Callable[[], int] | None = None,
+) -> Setting:
     """The finest setting whose `size` in bytes is at most `budget`; where text gives, to within 0.2 % of the budget.
 
     `documents` are the tokens of each that may be carried; `bits` is the widest integer, so at most `bits - 2` can be
-    taken away. When coarseness has to give, the result is within 0.05 % of the budget where sizes fall smoothly, and
-    within about 1 % where all rows step together, unless the model cannot fill it at one bit more. `size` is asked once
-    for a setting. Raises `BudgetError` with the smallest possible size when nothing fits.
+    taken away; `ones` says how many ±1 may be pruned at the finest steps, and is asked only if text was not enough.
+    Pruned are the fewest that are enough, or a number that ends within 0.05 % of the budget. When coarseness has to
+    give, the result is within 0.05 % of the budget where sizes fall smoothly, and within about 1 % where all rows step
+    together, unless the model cannot fill it at one bit more. `size` is asked once for a setting. Raises `BudgetError`
+    with the smallest possible size when nothing fits.
     """
     size = cache(size)
     most = size(Setting(len(documents)))
@@ -49,6 +61,10 @@ def fit_to_budget(size: Size, budget: int, *, documents: Sequence[int], bits: in
     least = size(Setting(0)) if documents else most
     if least <= budget:
         return Setting(_most_documents(size, budget, least, documents, most))
+    if ones is not None:
+        pruned = fewest(lambda count: size(Setting(0, pruned=count)), ones(), budget, _CLOSE)
+        if pruned is not None:
+            return Setting(0, pruned=pruned)
     for fewer_bits in range(bits - 1):
         coarsest = Setting(0, MAX_COARSENESS, fewer_bits)
         smallest = size(coarsest)

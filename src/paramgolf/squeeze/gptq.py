@@ -85,7 +85,7 @@ def _inverse_root(hessian_CC: Float64, least: float) -> Float64 | None:
 
 def gptq(weight_RC: Float32 | Float64, factor: Factor, steps_R: Float32 | Float64, largest: int) -> Rounded:
     """Round each row to integers within ±`largest` times its step; a step of 0 gives a row of noughts."""
-    values_PRC, loss_PR = gptq_candidates(weight_RC, factor, np.asarray(steps_R)[None, :], largest)
+    values_PRC, loss_PR = gptq_candidates(weight_RC, factor, steps_R.astype(np.float64)[None, :], largest)
     return Rounded(values_PRC[0], loss_PR[0])
 
 

@@ -7,13 +7,14 @@ makes it a uniform grid, and the search inert. All arithmetic is float32 as publ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import RecipeError
-from paramgolf.squeeze.quantized import Float32, Int8
+from paramgolf.squeeze.quantized import Float32, Int8, Quantized
 from paramgolf.squeeze.rows import as_rows, row_chunks
 
 PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
@@ -37,6 +38,22 @@ def percentile_steps(weight: npt.NDArray[np.floating], bits: int, *, floor: bool
     """The steps of each row; a vector is one row. Raises `RecipeError` where a step is beyond float16."""
     weight_RC = as_rows(weight)
     largest = (1 << (bits - 1)) - 1
+    steps_PR, clips_PR = _candidates(weight_RC, bits, floor)
+    if bits == 8:
+        return PercentileSteps(steps_PR[0], clips_PR[0])
+    steps_PR = as_half(steps_PR)
+    errors = [_squared_error(weight_RC, steps_R, largest) for steps_R in steps_PR]
+    return PercentileSteps(steps_PR[int(np.argmin(errors))], None)
+
+
+def percentile_candidates(weight: npt.NDArray[np.floating], bits: int, *, floor: bool) -> Float32:
+    """The steps [P, R] that the published quantisers choose from, as float16 numbers; raises as `percentile_steps`."""
+    return as_half(_candidates(as_rows(weight), bits, floor)[0])
+
+
+def _candidates(weight_RC: Float32, bits: int, floor: bool) -> tuple[Float32, Float32]:
+    """Steps and the clips that they come from, [P, R] each."""
+    largest = (1 << (bits - 1)) - 1
     percentiles = (INT8_PERCENTILE,) if bits == 8 else PERCENTILES
     clips_PR = row_quantiles(np.abs(weight_RC), percentiles)
     steps_PR = clips_PR / np.float32(largest)
@@ -44,11 +61,7 @@ def percentile_steps(weight: npt.NDArray[np.floating], bits: int, *, floor: bool
         steps_PR = np.maximum(steps_PR, np.float32(1.0 / largest))
     if steps_PR.max() > _LARGEST_HALF:
         raise RecipeError(f"a step of {steps_PR.max():.3g} is beyond float16; use squeeze.clip search for such weights")
-    if bits == 8:
-        return PercentileSteps(steps_PR[0], clips_PR[0])
-    steps_PR = _as_half(steps_PR)
-    errors = [_squared_error(weight_RC, steps_R, largest) for steps_R in steps_PR]
-    return PercentileSteps(steps_PR[int(np.argmin(errors))], None)
+    return steps_PR, clips_PR
 
 
 def quantize_percentile(
@@ -57,7 +70,7 @@ def quantize_percentile(
     """Integers [R, C] and stored steps [R], all steps times `coarseness`."""
     weight_RC = as_rows(weight)
     steps_R = np.minimum(found.steps * np.float32(coarseness), _LARGEST_HALF)
-    scales_R = _as_half(steps_R)
+    scales_R = as_half(steps_R)
     if found.clips is None:
         steps_R = scales_R
     else:
@@ -65,6 +78,16 @@ def quantize_percentile(
     values_RC = _integers(weight_RC, steps_R, (1 << (bits - 1)) - 1)
     values_RC[scales_R == 0] = 0
     return values_RC.astype(np.int8), scales_R
+
+
+def floored_share(tensors: Sequence[Quantized], coarseness: float = 1.0) -> float:
+    """Share of all rows whose step is the published floor (times the coarseness), to the last digit of float16."""
+    floored = rows = 0
+    for tensor in tensors:
+        floor = coarseness / ((1 << (tensor.bits - 1)) - 1)
+        floored += int((tensor.scales <= floor * (1 + 2.0**-10)).sum())
+        rows += len(tensor.scales)
+    return floored / rows
 
 
 def row_quantiles(magnitude_RC: Float32, quantiles: tuple[float, ...]) -> Float32:
@@ -88,8 +111,9 @@ def _between(low_R: Float32, high_R: Float32, share: np.float32) -> Float32:
     return (high_R - np.float64(np.float32(1) - share) * width_R).astype(np.float32)
 
 
-def _as_half(steps: Float32) -> Float32:
-    return steps.astype(np.float16).astype(np.float32)
+def as_half(steps: Float32) -> Float32:
+    """The nearest float16 numbers, as float32; what is beyond them becomes the largest."""
+    return np.minimum(steps, _LARGEST_HALF).astype(np.float16).astype(np.float32)
 
 
 def _integers(weight_RC: Float32, steps_R: Float32, largest: int) -> Float32:
