@@ -104,13 +104,11 @@ def test_predict_leaves_the_counts_as_they_were(seen: list[int], asked: list[int
     """After any question the table holds the very same bytes."""
     predictor = NgramPredictor(4, VOCAB, BOUNDARY)
     predictor.observe(chunk_of(seen))
-    before = predictor._table.copy(), predictor._escapes.copy(), predictor._used_1.copy()
+    before = [array.tobytes() for array in (*predictor._trie.trie, predictor._escapes)]
     rows = predictor.predict(chunk_of(asked))
     rows.realised()
     rows.row(0, len(asked) - 1)
-    assert np.array_equal(before[0], predictor._table)
-    assert np.array_equal(before[1], predictor._escapes)
-    assert np.array_equal(before[2], predictor._used_1)
+    assert [array.tobytes() for array in (*predictor._trie.trie, predictor._escapes)] == before
 
 
 @settings(max_examples=30, deadline=None)
@@ -128,15 +126,16 @@ def test_every_row_sums_to_one(seen: list[int], asked: list[int]) -> None:
 
 def test_a_table_that_grows_forgets_nothing() -> None:
     """Counts started in a table that doubles several times equal those of one that never had to."""
-    tokens = np.random.default_rng(3).integers(0, VOCAB, 4000).tolist()
+    tokens = np.random.default_rng(3).integers(0, VOCAB, 12000).tolist()
     small, large = (NgramPredictor(8, VOCAB, BOUNDARY, expected_tokens=n) for n in (1, 1 << 17))
-    assert len(small._table) < len(large._table)
+    first_bytes = small.bytes_in_memory()
+    assert first_bytes < large.bytes_in_memory()
     for first in range(0, len(tokens), 250):
         piece = chunk_of(tokens[first : first + 250])
         assert np.array_equal(small.predict(piece).realised(), large.predict(piece).realised())
         for predictor in (small, large):
             predictor.observe(piece)
-    assert 1 << 10 < len(small._table) < len(large._table)
+    assert 2 * first_bytes < small.bytes_in_memory() < large.bytes_in_memory()
 
 
 def test_lanes_share_counts_but_not_contexts() -> None:
@@ -162,7 +161,7 @@ def test_priming_is_observing() -> None:
     assert np.array_equal(primed.predict(question).realised(), shown.predict(question).realised())
 
 
-def test_an_order_beyond_eight_is_refused() -> None:
-    """Orders are 0 to 8; the message names the value."""
-    with pytest.raises(RecipeError, match="order 9"):
-        NgramPredictor(9, VOCAB, BOUNDARY)
+def test_an_order_beyond_32_is_refused() -> None:
+    """Orders are 0 to 32; the message names the value."""
+    with pytest.raises(RecipeError, match="order 33"):
+        NgramPredictor(33, VOCAB, BOUNDARY)

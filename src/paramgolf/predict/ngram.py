@@ -1,46 +1,73 @@
-"""Exact token n-gram counts as a predictor: contexts of up to eight tokens, learnt from every token shown.
+"""Exact token n-gram counts as a predictor: contexts of up to 32 tokens, learnt from every token shown.
 
-Legend: B lanes, T positions of a chunk, K orders (contexts of 0..order tokens), V vocabulary.
+Legend: B lanes, T positions of a chunk, K contexts (of 0, 1, ... order tokens), V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
-from paramgolf.errors import RecipeError
-from paramgolf.predict.ngram_kernel import evidence, evidence_count, first_escapes, log_into, walk
-from paramgolf.predict.ngram_table import ABSENT, PARENT, ROOT, TOTAL, copy_trie, find_row, new_table
+from paramgolf.predict.evidence import Evidence
+from paramgolf.predict.ngram_kernel import (
+    chain_tokens,
+    distribution,
+    evidence_count,
+    evidence_value,
+    first_escapes,
+    log_into,
+)
+from paramgolf.predict.ngram_standing import Standing, look_ahead
+from paramgolf.predict.ngram_table import DISTINCT, TOTAL
+from paramgolf.predict.ngram_trie import NgramTrie, new_evidence
 from paramgolf.predict.protocol import Chunk, Float64, Int64
 
-FULLEST = 0.6  # share of occupied rows above which the table doubles
-LARGEST_ORDER = 8
-PRIMED_AT_ONCE = 1 << 16  # tokens: what is set aside for them stays small beside the table
+PRIMED_AT_ONCE = 1 << 16  # tokens: the evidence of so many stays small beside the counts
 
 
 class NgramPredictor:
     """Counts of all n-grams of up to `order` + 1 tokens, mixed by escapes (`ngram_kernel`), shared by all lanes.
 
     Inside a chunk, position t already knows the chunk's earlier tokens of its own lane: `predict` counts them for the
-    while and takes them back. So rows do not depend on how one lane's stream is cut into chunks. Memory: 32 bytes a row
-    of a table that is at most 60 % full; about `order` rows a token of varied text. `expected_tokens` sizes it at once.
+    while and takes them back. So rows do not depend on how one lane's stream is cut into chunks. `most_bytes` bounds
+    the counts' memory (0: as much as they need), see `NgramTrie`; `expected_tokens` sizes it at once.
     """
 
     def __init__(
-        self, order: int, vocab_size: int, boundary_id: int, lanes: int = 1, expected_tokens: int = 1 << 14
+        self,
+        order: int,
+        vocab_size: int,
+        boundary_id: int,
+        lanes: int = 1,
+        expected_tokens: int = 1 << 14,
+        *,
+        most_bytes: int = 0,
     ) -> None:
-        if not 0 <= order <= LARGEST_ORDER:
-            raise RecipeError(f"n-gram order {order} is outside 0..{LARGEST_ORDER}")
         self.vocab_size = vocab_size
         self.boundary_id = boundary_id
         self.orders = order + 1
+        self._trie = NgramTrie(
+            order,
+            vocab_size,
+            boundary_id,
+            lanes,
+            opening=False,
+            most_bytes=most_bytes,
+            expected_tokens=expected_tokens,
+        )
         self._escapes = first_escapes(self.orders)
-        self._used_1 = np.ones(1, dtype=np.int64)
-        # Half of the n-grams of real text repeat an earlier one; a table that is too small doubles by itself.
-        self._table = new_table(1 << max(10, int(expected_tokens * self.orders * 0.5 / FULLEST).bit_length()))
-        self._contexts_BK = np.stack([self._fresh() for _ in range(lanes)])
+
+    @property
+    def forgotten(self) -> int:
+        """How many nodes and single followers were forgotten, because memory is bounded."""
+        return self._trie.forgotten
+
+    def bytes_in_memory(self) -> int:
+        """What the counts' arrays take."""
+        return self._trie.bytes_in_memory()
 
     def evidence_values(self) -> int:
         """How many values `NgramRows.evidence` takes."""
@@ -48,88 +75,60 @@ class NgramPredictor:
 
     def prime(self, documents: Sequence[npt.NDArray[np.int32]]) -> None:
         """Learn training documents, each closed by a boundary token, before the first row is asked for."""
-        contexts_K = self._fresh()
-        for document in documents:
+        for number, document in enumerate(documents):
             tokens = np.append(document, self.boundary_id).astype(np.int64)
+            self._trie.check_tokens(tokens)
             for first in range(0, len(tokens), PRIMED_AT_ONCE):
-                self._learn(contexts_K, tokens[first : first + PRIMED_AT_ONCE])
-        self._contexts_BK = np.stack([self._fresh() for _ in self._contexts_BK])
+                self._learn(0, number == first == 0, tokens[first : first + PRIMED_AT_ONCE])
+        self._trie.restart()
 
     def predict(self, chunk: Chunk) -> NgramRows:
         """Rows of the chunk [B, T]; nothing is computed before it is asked for."""
-        self._reserve(chunk.tokens.shape[1], self._contexts_BK)
+        self._trie.check(chunk)
         return NgramRows(self, chunk)
 
     def observe(self, chunk: Chunk) -> None:
         """Learn the chunk's tokens, lane after lane."""
+        self._trie.check(chunk)
         for b in range(len(chunk.tokens)):
-            if chunk.starts[b]:
-                self._contexts_BK[b] = self._fresh()
-            self._learn(self._contexts_BK[b], np.ascontiguousarray(chunk.tokens[b, : chunk.lengths[b]]))
+            self._learn(b, bool(chunk.starts[b]), np.ascontiguousarray(chunk.tokens[b, : chunk.lengths[b]]))
 
     def foresee_lane(self, chunk: Chunk, lane: int, length: int, row_V: Float64) -> tuple[Float64, Int64]:
-        """Probability of the first `length` tokens of a lane and the evidence before each, both [length].
+        """Probability of the first `length` tokens of a lane and the value of the evidence before each, both [length].
 
         `row_V` (empty, or of the vocabulary's size) receives the distribution that follows them.
         """
-        contexts_K = self._fresh() if chunk.starts[lane] else self._contexts_BK[lane].copy()
-        tokens = np.ascontiguousarray(chunk.tokens[lane, :length])
-        probability_T, evidence_T = np.empty(length), np.empty(length, dtype=np.int64)
-        walk(
-            self._table,
-            self._used_1,
-            contexts_K,
-            self._escapes.copy(),
-            tokens,
-            False,
-            probability_T,
-            evidence_T,
-            row_V,
-            self.vocab_size,
-        )
-        return probability_T, evidence_T
+        evidence, escapes = new_evidence(length, self.orders), self._escapes.copy()
+        with self._ahead(chunk, lane, length, evidence) as standing:
+            found = self._chain(evidence, escapes)
+            if len(row_V):
+                trie = standing.trie
+                distribution(trie.nodes, trie.history, standing.cursors_K, standing.known, escapes, row_V)
+        return found
 
     def first_evidence(self, chunk: Chunk, lane: int) -> int:
-        """The evidence before the first token that `chunk` has for a lane."""
-        return int(evidence(self._table, self._fresh() if chunk.starts[lane] else self._contexts_BK[lane]))
+        """The value of the evidence before the first token that `chunk` has for a lane."""
+        with self._ahead(chunk, lane, 0, self._trie.no_evidence()) as standing:
+            if standing.known == 0:
+                return 0
+            node = standing.trie.nodes[standing.cursors_K[standing.known - 1]]
+            return int(evidence_value(standing.known, int(node[TOTAL]), int(node[DISTINCT])))
 
-    def _learn(self, contexts_K: Int64, tokens: Int64) -> None:
-        """Read and keep `tokens` in the lane whose contexts are given."""
-        self._reserve(len(tokens), contexts_K[None])
-        walk(
-            self._table,
-            self._used_1,
-            contexts_K,
-            self._escapes,
-            tokens,
-            True,
-            np.empty(len(tokens)),
-            np.empty(len(tokens), dtype=np.int64),
-            np.empty(0),
-            self.vocab_size,
-        )
+    @contextmanager
+    def _ahead(self, chunk: Chunk, lane: int, length: int, evidence: Evidence) -> Iterator[Standing]:
+        tokens = np.ascontiguousarray(chunk.tokens[lane, :length])
+        with look_ahead(self._trie, lane, bool(chunk.starts[lane]), tokens, evidence) as standing:
+            yield standing
 
-    def _fresh(self) -> Int64:
-        """Contexts after nothing but the virtual boundary token, which is one once a boundary has been counted."""
-        contexts_K = np.full(self.orders, ABSENT, dtype=np.int64)
-        contexts_K[0] = ROOT
-        if self.orders > 1:
-            row = find_row(self._table, ROOT, self.boundary_id)
-            contexts_K[1] = row if self._table[row, PARENT] != 0 and self._table[row, TOTAL] > 0 else ABSENT
-        return contexts_K
+    def _learn(self, lane: int, starts: bool, tokens: Int64) -> None:
+        evidence = new_evidence(len(tokens), self.orders)
+        self._trie.count(lane, starts, tokens, evidence)
+        self._chain(evidence, self._escapes)
 
-    def _reserve(self, tokens: int, contexts_BK: Int64) -> None:
-        """Make room for `tokens` more; the rows that the lanes' contexts and `contexts_BK` name move along."""
-        needed = int(self._used_1[0]) + tokens * self.orders
-        if needed <= FULLEST * len(self._table):
-            return
-        larger = new_table(1 << int(needed / FULLEST).bit_length())
-        moved = np.zeros(len(self._table), dtype=np.int32)
-        copy_trie(self._table, larger, moved)
-        apart = [] if np.shares_memory(contexts_BK, self._contexts_BK) else [contexts_BK]
-        for contexts in [self._contexts_BK, *apart]:
-            contexts[:] = np.where(contexts >= 0, moved[contexts], contexts)
-        self._table = larger
+    def _chain(self, evidence: Evidence, escapes: Float64) -> tuple[Float64, Int64]:
+        probability_T, value_T = np.empty(len(evidence.total_TK)), np.empty(len(evidence.total_TK), dtype=np.int64)
+        chain_tokens(*evidence, escapes, self.vocab_size, probability_T, value_T)
+        return probability_T, value_T
 
 
 class NgramRows:
@@ -152,7 +151,7 @@ class NgramRows:
         return self._lane(lane)[0]
 
     def evidence(self, lane: int) -> Int64:
-        """What the counts know before each real token of a lane, [length]; see `ngram_kernel.evidence`."""
+        """What the counts know before each real token of a lane, [length]; see `ngram_kernel.evidence_value`."""
         return self._lane(lane)[1]
 
     def first_evidence(self, lane: int) -> int:

@@ -5,8 +5,9 @@ With contexts of k = 0, 1, ... tokens that have been seen, and counts c (of toke
     P_0 = 1 / V,     P_{k+1}(v) = (1 - g) c / n + g P_k(v),     g = g[k, bucket(n), bucket(d, n)]
 
 The escape probabilities g begin as d / (n + d) (PPM's method C; Witten and Bell 1991) and follow the gradient of the
-log-loss. Every P is a mixture of distributions, so it sums to one whatever g is. No exp and no log: the same bits on
-every CPU. Legend: K orders (contexts of 0..K-1 tokens), T positions, V vocabulary.
+log-loss; contexts of more than eight tokens share theirs. Every P is a mixture of distributions, so it sums to one
+whatever g is. No exp and no log: the same bits on every CPU. Legend: K orders (contexts of 0..K-1 tokens), T positions,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,25 +16,14 @@ import numpy as np
 from numba import njit
 
 from paramgolf.predict.fixed_math import log_fixed
-from paramgolf.predict.ngram_table import (
-    CHILD,
-    COUNT,
-    DISTINCT,
-    SIBLING,
-    TOKEN,
-    TOTAL,
-    Int32,
-    Int64,
-    count_token,
-    find_children,
-    uncount_token,
-)
+from paramgolf.predict.ngram_table import COUNT, DISTINCT, FOLLOW, ROOT, SIBLING, TOKEN, TOTAL, Int32, Int64
 from paramgolf.predict.protocol import Float64
 
 TOTAL_BUCKETS = 11  # by the binary logarithm of n
 VARIETY_BUCKETS = 5  # one distinct token, d/n below 0.1, 0.3, 1, all distinct
 LEARNING_RATE = 0.02
 LEAST_ESCAPE = 1e-4
+OWN_CLASS = 8  # longest context that has escapes of its own: longer ones are too rare to learn from one by one
 
 
 def first_escapes(orders: int) -> Float64:
@@ -42,7 +32,7 @@ def first_escapes(orders: int) -> Float64:
     distinct = np.array([0.0, 0.05, 0.2, 0.6, 1.0])[None, :] * total
     distinct = np.clip(np.concatenate([np.ones_like(total), distinct[:, 1:]], axis=1), 1.0, total)
     escape = distinct / (total + distinct)
-    return np.tile(escape, (orders, 1, 1))
+    return np.tile(escape, (order_class(orders - 1) + 1, 1, 1))
 
 
 @njit(cache=True)
@@ -68,108 +58,99 @@ def variety_bucket(total: int, distinct: int) -> int:
 
 
 @njit(cache=True)
-def matched_orders(table: Int32, contexts_K: Int64) -> int:
-    """How many contexts, from the shortest on, have been followed by a token before."""
-    matched = 0
-    while matched < len(contexts_K) and contexts_K[matched] >= 0 and table[contexts_K[matched], TOTAL] > 0:
-        matched += 1
-    return matched
+def order_class(k: int) -> int:
+    """Which escapes a context of k tokens uses: its own up to eight tokens, then 9-12, 13-16, 17-24 and longer."""
+    if k <= OWN_CLASS:
+        return k
+    if k <= 16:
+        return OWN_CLASS + 1 if k <= 12 else OWN_CLASS + 2
+    return OWN_CLASS + 3 if k <= 24 else OWN_CLASS + 4
 
 
 @njit(cache=True)
-def evidence(table: Int32, contexts_K: Int64) -> int:
-    """A small number for what the counts know here: orders matched, and total and variety of the longest."""
-    matched = matched_orders(table, contexts_K)
+def evidence_value(matched: int, total: int, distinct: int) -> int:
+    """A small number for what the counts know: contexts matched, and total and variety of the longest of them."""
     if matched == 0:
         return 0
-    node = contexts_K[matched - 1]
-    size = min(total_bucket(table[node, TOTAL]), 3)
-    return 1 + ((matched - 1) * VARIETY_BUCKETS + variety_bucket(table[node, TOTAL], table[node, DISTINCT])) * 4 + size
+    size = min(total_bucket(total), 3)
+    return 1 + (order_class(matched - 1) * VARIETY_BUCKETS + variety_bucket(total, distinct)) * 4 + size
 
 
 def evidence_count(orders: int) -> int:
-    """How many values `evidence` has."""
-    return 1 + orders * VARIETY_BUCKETS * 4
+    """How many values `evidence_value` has for contexts of 0 to `orders` - 1 tokens."""
+    return 1 + (order_class(orders - 1) + 1) * VARIETY_BUCKETS * 4
+
+
+@njit(cache=True)
+def chain_tokens(
+    total_TK: Int32,
+    count_TK: Int32,
+    distinct_TK: Int32,
+    escapes: Float64,
+    vocab_size: int,
+    probability_T: Float64,
+    value_T: Int64,
+) -> None:
+    """Probability of each token and the value of the evidence before it; the escapes learn from one to the next."""
+    orders = total_TK.shape[1]
+    scratch_3K = np.empty((3, orders))
+    for t in range(len(total_TK)):
+        matched = 0
+        while matched < orders and total_TK[t, matched] > 0:
+            matched += 1
+        longest = max(matched - 1, 0)
+        value_T[t] = evidence_value(matched, total_TK[t, longest], distinct_TK[t, longest])
+        probability_T[t] = step(total_TK[t], count_TK[t], distinct_TK[t], matched, escapes, vocab_size, scratch_3K)
 
 
 @njit(cache=True)
 def step(
-    table: Int32, contexts_K: Int64, children_K: Int64, escapes: Float64, vocab_size: int, scratch_3K: Float64
+    total_K: Int32,
+    count_K: Int32,
+    distinct_K: Int32,
+    matched: int,
+    escapes: Float64,
+    vocab_size: int,
+    scratch_3K: Float64,
 ) -> float:
-    """Probability of the token whose nodes are `children_K`; moves the escapes along the gradient."""
+    """Probability of a token with these counts after `matched` contexts; moves the escapes along the gradient."""
     share, chain, gate = scratch_3K
-    matched = matched_orders(table, contexts_K)
     probability = 1.0 / vocab_size
     for k in range(matched):
-        node = contexts_K[k]
-        total = table[node, TOTAL]
-        share[k] = table[children_K[k], COUNT] / total if children_K[k] >= 0 else 0.0
-        gate[k] = escapes[k, total_bucket(total), variety_bucket(total, table[node, DISTINCT])]
+        share[k] = count_K[k] / total_K[k]
+        gate[k] = escapes[order_class(k), total_bucket(total_K[k]), variety_bucket(total_K[k], distinct_K[k])]
         chain[k] = probability
         probability = (1.0 - gate[k]) * share[k] + gate[k] * probability
     pull = LEARNING_RATE / probability
     for k in range(matched - 1, -1, -1):
-        node = contexts_K[k]
-        total = table[node, TOTAL]
+        cell = order_class(k), total_bucket(total_K[k]), variety_bucket(total_K[k], distinct_K[k])
         room = gate[k] * (1.0 - gate[k])
-        moved = gate[k] + pull * (chain[k] - share[k]) * room * room
-        moved = min(max(moved, LEAST_ESCAPE), 1.0 - LEAST_ESCAPE)
-        escapes[k, total_bucket(total), variety_bucket(total, table[node, DISTINCT])] = moved
+        moved = escapes[cell] + pull * (chain[k] - share[k]) * room * room
+        escapes[cell] = min(max(moved, LEAST_ESCAPE), 1.0 - LEAST_ESCAPE)
         pull *= gate[k]
     return probability
 
 
 @njit(cache=True)
-def walk(
-    table: Int32,
-    used_1: Int64,
-    contexts_K: Int64,
-    escapes: Float64,
-    tokens: Int64,
-    keep: bool,
-    probability_T: Float64,
-    evidence_T: Int64,
-    row_V: Float64,
-    vocab_size: int,
-) -> None:
-    """Read `tokens`: position t is predicted from `tokens[:t]` and all before, moves the escapes, and is then counted.
-
-    Gives the probability of each token and the evidence before it. `row_V`, unless empty, receives the whole
-    distribution that follows the last. Unless `keep`, every count is taken back afterwards and the table is as it was;
-    `contexts_K` and `escapes` are moved in any case (pass copies to try).
-    """
-    journal = 1 if keep else max(len(tokens), 1)
-    contexts_JK = np.empty((journal, len(contexts_K)), np.int64)
-    children_JK = np.empty((journal, len(contexts_K)), np.int64)
-    scratch_3K = np.empty((3, len(contexts_K)))
-    for t in range(len(tokens)):
-        j = 0 if keep else t
-        contexts_JK[j] = contexts_K
-        find_children(table, contexts_K, tokens[t], children_JK[j])
-        evidence_T[t] = evidence(table, contexts_K)
-        probability_T[t] = step(table, contexts_K, children_JK[j], escapes, vocab_size, scratch_3K)
-        count_token(table, used_1, contexts_K, tokens[t], children_JK[j])
-    if len(row_V):
-        distribution(table, contexts_K, escapes, row_V)
-    if not keep:
-        for t in range(len(tokens) - 1, -1, -1):
-            uncount_token(table, used_1, contexts_JK[t], children_JK[t])
-
-
-@njit(cache=True)
-def distribution(table: Int32, contexts_K: Int64, escapes: Float64, row_V: Float64) -> None:
-    """The probability of every token after these contexts."""
+def distribution(nodes: Int32, history: Int32, cursors_K: Int64, known: int, escapes: Float64, row_V: Float64) -> None:
+    """The probability of every token after the contexts at these cursors (`ngram_walk`)."""
     row_V[:] = 1.0 / len(row_V)
-    for k in range(matched_orders(table, contexts_K)):
-        node = contexts_K[k]
-        total = table[node, TOTAL]
-        gate = escapes[k, total_bucket(total), variety_bucket(total, table[node, DISTINCT])]
-        for v in range(len(row_V)):
-            row_V[v] *= gate
-        child = table[node, CHILD]
-        while child != 0:
-            row_V[table[child, TOKEN]] += (1.0 - gate) * (table[child, COUNT] / total)
-            child = table[child, SIBLING]
+    for k in range(known):
+        cursor = cursors_K[k]
+        total = nodes[cursor, TOTAL] if cursor >= 0 else 1
+        distinct = nodes[cursor, DISTINCT] if cursor >= 0 else 1
+        gate = escapes[order_class(k), total_bucket(total), variety_bucket(total, distinct)]
+        row_V *= gate
+        if cursor == ROOT:
+            for v in range(len(row_V)):
+                row_V[v] += (1.0 - gate) * (nodes[1 + v, COUNT] / total)
+            continue
+        child = np.int64(nodes[cursor, FOLLOW]) if cursor > 0 else cursor
+        if child < 0:
+            row_V[history[~child]] += 1.0 - gate
+        while child > 0:
+            row_V[nodes[child, TOKEN]] += (1.0 - gate) * (nodes[child, COUNT] / total)
+            child = np.int64(nodes[child, SIBLING])
 
 
 @njit(cache=True)

@@ -1,12 +1,20 @@
-"""A trie of exact token n-gram counts in one hash table, as numba kernels.
+"""Exact token n-gram counts in a lazy trie, as numba kernels: what is stored, and how one token is counted.
 
-A node is one row of 32 bytes, found by (parent's row, token): the node of a context of k tokens and a next token is at
-the same time the context of k + 1 tokens that follows, so one look-up an order is all a token costs. Everything is
-whole numbers; a context's total is the sum of its children's counts by construction, so no hash collision, however
-unlucky, can make a distribution sum to anything but one.
+A node is a row of 32 bytes. The node of a context of k tokens and a next token is at the same time the context of
+k + 1 tokens that follows. Most contexts of real text occur once, and a context that occurred once needs no children:
+the text itself says what followed. So a node keeps, after its first follower, only that follower's place in the
+history; when it is followed a second time, the first follower becomes a node as well (and inherits the place after
+it). Hence a context that is no node has never been followed before its prefix's second visit: it has never been seen
+as a context. A token costs about two new nodes, whatever the order.
+
+Nodes are found by (parent, token) through a table of slots that hold a node's number and 32 bits of its hash; the row
+itself holds parent and token, which are compared. A context's total is the sum of its followers' counts by
+construction. So no collision, however unlucky, can mix two contexts up.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,121 +22,239 @@ from numba import njit
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
 
-# Columns of a node. PARENT holds the parent's row plus one: 0 marks an empty row.
-PARENT, TOKEN, COUNT, TOTAL, DISTINCT, CHILD, SIBLING, COLUMNS = 0, 1, 2, 3, 4, 5, 6, 8
-ROOT = 0  # its PARENT is -1: occupied, and nobody's child
+# Columns of a node. FOLLOW: 0 nothing followed, above 0 the newest child's row, below 0 the complement of the place
+# of the one follower. PARENT is -1 for the root and 0 for its children, which have fixed rows: 1 + token.
+PARENT, TOKEN, COUNT, TOTAL, DISTINCT, FOLLOW, SIBLING, COLUMNS = 0, 1, 2, 3, 4, 5, 6, 8
+ROOT = 0
 ABSENT = -1
-LARGEST_TABLE = 1 << 30
+# What `scalars` holds: rows in use, places of the history in use, how many tokens were counted.
+USED, PLACES, COUNTED, SCALARS = 0, 1, 2, 3
+END = -(1 << 31)  # in the history: the text stops here; another negative value is the complement of where it goes on
 
 
-def new_table(rows: int) -> Int32:
-    """An empty trie with room for `rows` rows, a power of two; `MemoryError` beyond what a row's 32 bits can name."""
-    if rows > LARGEST_TABLE:
-        raise MemoryError(
-            f"n-gram counts of this text need {rows:,} rows of 32 bytes; choose a smaller score.ngram_order"
-        )
-    table = np.zeros((rows, COLUMNS), dtype=np.int32)
-    table[ROOT, PARENT] = -1
-    return table
+class Trie(NamedTuple):
+    """Arrays that hold all counts. `slots` uint64: 0 empty, else 32 bits of the hash and the row; `history` int32."""
+
+    nodes: Int32
+    slots: UInt64
+    history: Int32
+    scalars: Int64
+
+
+def new_trie(vocab_size: int, rows: int, slots: int, places: int) -> Trie:
+    """An empty trie with room for so many nodes, slots and tokens of history."""
+    nodes = np.zeros((rows, COLUMNS), dtype=np.int32)
+    nodes[ROOT, PARENT] = -1
+    nodes[1 : vocab_size + 1, TOKEN] = np.arange(vocab_size)
+    history = np.zeros(places, dtype=np.int32)
+    history[0] = END
+    scalars = np.zeros(SCALARS, dtype=np.int64)
+    scalars[USED] = vocab_size + 1
+    return Trie(nodes, np.zeros(slots, dtype=np.uint64), history, scalars)
 
 
 @njit(cache=True, inline="always")
-def home_row(parent: int, token: int, mask: int) -> int:
-    """Where the node of (parent, token) is looked for first."""
-    mixed = np.uint64(parent) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(token)
-    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-    row: int = np.int64((mixed >> np.uint64(30)) & np.uint64(mask))  # type: ignore[assignment]  # numba has no int()
+def hash_of(parent: int, token: int) -> np.uint64:
+    """64 mixed bits of (parent, token): the upper half picks the slot, the lower half is kept in it."""
+    mixed = np.uint64(parent) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(token) * np.uint64(0xD6E8FEB86659FD93)
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xBF58476D1CE4E5B9)
+    return mixed ^ (mixed >> np.uint64(29))
+
+
+@njit(cache=True, inline="always")
+def home_slot(mixed: np.uint64, slots: UInt64) -> np.uint64:
+    """Where a node is looked for first."""
+    return ((mixed >> np.uint64(32)) * np.uint64(len(slots))) >> np.uint64(32)
+
+
+@njit(cache=True, inline="always")
+def find(nodes: Int32, slots: UInt64, parent: int, token: int) -> int:
+    """The row of (parent, token), `ABSENT` if there is none; the root's children are not found this way."""
+    mixed = hash_of(parent, token)
+    size, low = np.uint64(len(slots)), np.uint64(0xFFFFFFFF)
+    slot = ((mixed >> np.uint64(32)) * size) >> np.uint64(32)
+    tag = mixed << np.uint64(32)
+    entry = slots[slot]
+    while entry != np.uint64(0):
+        if (entry ^ tag) <= low:
+            row = entry & low
+            if nodes[row, PARENT] == parent and nodes[row, TOKEN] == token:
+                return np.int64(row)
+        slot += np.uint64(1)
+        if slot == size:
+            slot = np.uint64(0)
+        entry = slots[slot]
+    return ABSENT
+
+
+@njit(cache=True, inline="always")
+def child_of(nodes: Int32, slots: UInt64, parent: int, token: int) -> int:
+    """The row of `token` after any node, the root included; `ABSENT` if there is none."""
+    return 1 + token if parent == ROOT else find(nodes, slots, parent, token)
+
+
+@njit(cache=True)
+def take_slot(slots: UInt64, parent: int, token: int, row: int) -> None:
+    """Enter a node that is not there yet."""
+    mixed = hash_of(parent, token)
+    size = np.uint64(len(slots))
+    slot = home_slot(mixed, slots)
+    while slots[slot] != np.uint64(0):
+        slot += np.uint64(1)
+        if slot == size:
+            slot = np.uint64(0)
+    slots[slot] = (mixed << np.uint64(32)) | np.uint64(row)
+
+
+@njit(cache=True)
+def insert(nodes: Int32, slots: UInt64, scalars: Int64, parent: int, token: int, count: int) -> int:
+    """Make the node of (parent, token), which is not there yet, the newest child of its parent; returns its row."""
+    row = scalars[USED]
+    scalars[USED] += 1
+    take_slot(slots, parent, token, row)
+    nodes[row, PARENT] = parent
+    nodes[row, TOKEN] = token
+    nodes[row, COUNT] = count
+    nodes[row, SIBLING] = max(nodes[parent, FOLLOW], 0)
+    nodes[parent, FOLLOW] = row
     return row
 
 
 @njit(cache=True)
-def find_row(table: Int32, parent: int, token: int) -> int:
-    """The row of (parent, token), or the empty row where it would go."""
-    mask = len(table) - 1
-    row = home_row(parent, token, mask)
-    while table[row, PARENT] != 0 and (table[row, PARENT] != parent + 1 or table[row, TOKEN] != token):
-        row = (row + 1) & mask
-    return row
+def remove_newest(nodes: Int32, slots: UInt64, scalars: Int64) -> None:
+    """Take back the latest `insert`, its parent's row excepted."""
+    row = scalars[USED] - 1
+    size = np.uint64(len(slots))
+    slot = home_slot(hash_of(nodes[row, PARENT], nodes[row, TOKEN]), slots)
+    while slots[slot] & np.uint64(0xFFFFFFFF) != np.uint64(row):
+        slot += np.uint64(1)
+        if slot == size:
+            slot = np.uint64(0)
+    slots[slot] = np.uint64(0)  # nothing was entered after it, so no other node's search runs across this slot
+    nodes[row, :] = 0
+    scalars[USED] -= 1
 
 
 @njit(cache=True)
-def find_children(table: Int32, contexts_K: Int64, token: int, children_K: Int64) -> None:
-    """`children_K[k]` = the node of `token` after the context of k tokens, `ABSENT` if never seen there."""
-    mask = len(table) - 1
-    warm = 0
-    for k in range(len(contexts_K)):  # independent reads: the memory answers all orders at once
-        if contexts_K[k] >= 0:
-            warm += table[home_row(contexts_K[k], token, mask), PARENT]
-    for k in range(len(contexts_K)):
-        children_K[k] = ABSENT
-        if contexts_K[k] >= 0:
-            row = find_row(table, contexts_K[k], token)
-            if table[row, PARENT] != 0:
-                children_K[k] = row
-    children_K[0] += 0 * warm  # keeps the first loop alive
+def enter_all(nodes: Int32, slots: UInt64, first: int, used: int) -> None:
+    """Enter the nodes in rows `first` to `used` into empty slots."""
+    for row in range(first, used):
+        take_slot(slots, nodes[row, PARENT], nodes[row, TOKEN], row)
+
+
+@njit(cache=True, inline="always")
+def token_place(history: Int32, place: int) -> int:
+    """Where the token stands that follows the text up to `place`; `ABSENT` if the text stops."""
+    value = history[place]
+    if value >= 0:
+        return place
+    return ABSENT if value == END else ~np.int64(value)
 
 
 @njit(cache=True)
-def count_token(table: Int32, used_1: Int64, contexts_K: Int64, token: int, children_K: Int64) -> None:
-    """Count `token` after every context and move the contexts on; `children_K` comes from `find_children`."""
-    for k in range(len(contexts_K) - 1, -1, -1):
-        parent, row = contexts_K[k], children_K[k]
-        if parent >= 0:
+def append_token(history: Int32, scalars: Int64, lane_place: int, token: int) -> int:
+    """Write `token` after the text that ends before `lane_place` (`ABSENT`: a new text); returns where it stands."""
+    place = scalars[PLACES]
+    if lane_place != place:
+        place += 1 if place > 0 else 0  # what ended there keeps its END, until it goes on
+        if lane_place >= 0:
+            history[lane_place] = ~place
+    history[place] = token
+    history[place + 1] = END
+    scalars[PLACES] = place + 1
+    return place
+
+
+@njit(cache=True)
+def count_token(
+    nodes: Int32,
+    slots: UInt64,
+    history: Int32,
+    scalars: Int64,
+    rows_K: Int64,
+    known: int,
+    children_K: Int64,
+    place: int,
+) -> int:
+    """Count the token at `place`, which is in the history already, after the contexts `rows_K[:known]`; move them on.
+
+    `children_K[k]` is the token's row after the context of k tokens or `ABSENT`. Returns how many contexts are nodes
+    afterwards. Makes at most two nodes a context.
+    """
+    token = history[place]
+    orders = len(rows_K)
+    follows = 1  # contexts after this token: those whose node is there, the empty one included
+    parent = rows_K[0]
+    row = 1 + token
+    nodes[parent, TOTAL] += 1
+    nodes[parent, DISTINCT] += nodes[row, COUNT] == 0
+    nodes[row, COUNT] += 1
+    scalars[COUNTED] += 1
+    for k in range(1, known):
+        parent = rows_K[k]
+        rows_K[k] = row  # the context of k tokens after this token
+        follow = nodes[parent, FOLLOW]
+        nodes[parent, TOTAL] += 1
+        if follow == 0:
+            nodes[parent, FOLLOW] = ~place
+            nodes[parent, DISTINCT] = 1
+            row = ABSENT
+        else:
+            if follow < 0:
+                row = _first_follower(nodes, slots, history, scalars, parent)
+                if nodes[row, TOKEN] != token:
+                    row = ABSENT
+            else:
+                row = children_K[k]
             if row < 0:
-                row = find_row(table, parent, token)
-                table[row, PARENT], table[row, TOKEN] = parent + 1, token
-                table[row, SIBLING], table[parent, CHILD] = table[parent, CHILD], row
-                table[parent, DISTINCT] += 1
-                used_1[0] += 1
-                children_K[k] = row
-            table[row, COUNT] += 1
-            table[parent, TOTAL] += 1
-        if k + 1 < len(contexts_K):
-            contexts_K[k + 1] = row if parent >= 0 else ABSENT
+                row = insert(nodes, slots, scalars, parent, token, 1)
+                nodes[parent, DISTINCT] += 1
+            else:
+                nodes[row, COUNT] += 1
+        if rows_K[k] >= 0 and follows == k:
+            follows = k + 1
+    if row >= 0 and follows == known and known < orders:
+        rows_K[known] = row
+        follows = known + 1
+    return follows
 
 
 @njit(cache=True)
-def uncount_token(table: Int32, used_1: Int64, contexts_K: Int64, children_K: Int64) -> None:
-    """Take back the latest `count_token`, given the contexts before it and the children it counted."""
-    for k in range(len(contexts_K)):
-        parent, row = contexts_K[k], children_K[k]
-        if parent >= 0:
-            table[parent, TOTAL] -= 1
-            table[row, COUNT] -= 1
-            if table[row, COUNT] == 0:  # it was new, hence the head of its parent's list
-                table[parent, CHILD] = table[row, SIBLING]
-                table[parent, DISTINCT] -= 1
-                table[row, :] = 0
-                used_1[0] -= 1
+def _first_follower(nodes: Int32, slots: UInt64, history: Int32, scalars: Int64, parent: int) -> int:
+    """Turn the one follower that `parent` had into a node."""
+    place = ~np.int64(nodes[parent, FOLLOW])
+    row = insert(nodes, slots, scalars, parent, history[place], 1)
+    after = token_place(history, place + 1)
+    if after >= 0:
+        nodes[row, TOTAL], nodes[row, DISTINCT], nodes[row, FOLLOW] = 1, 1, ~after
+    return row
 
 
 @njit(cache=True)
-def count_tokens(table: Int32, used_1: Int64, contexts_K: Int64, tokens: Int64) -> None:
-    """`count_token` for each of `tokens`."""
-    children_K = np.empty_like(contexts_K)
-    for token in tokens:
-        find_children(table, contexts_K, token, children_K)
-        count_token(table, used_1, contexts_K, token, children_K)
+def first_rows(nodes: Int32, rows_K: Int64, known: int) -> int:
+    """How many contexts, from the shortest on, have been followed by a token."""
+    followed = 0
+    while followed < known and nodes[rows_K[followed], TOTAL] > 0:
+        followed += 1
+    return followed
 
 
 @njit(cache=True)
-def copy_trie(old: Int32, new: Int32, moved: Int32) -> None:
-    """Copy every node of `old` into the larger, empty `new`; `moved[row]` says where each went."""
-    waiting = np.empty(len(old), dtype=np.int32)
-    waiting[0], moved[ROOT], first, last = ROOT, ROOT, 0, 1
-    new[ROOT, TOTAL], new[ROOT, DISTINCT] = old[ROOT, TOTAL], old[ROOT, DISTINCT]
-    while first < last:
-        parent = waiting[first]
-        first += 1
-        child = old[parent, CHILD]
-        while child != 0:
-            to = moved[parent]
-            row = find_row(new, to, old[child, TOKEN])
-            new[row, PARENT], new[row, TOKEN], new[row, COUNT] = to + 1, old[child, TOKEN], old[child, COUNT]
-            new[row, TOTAL], new[row, DISTINCT] = old[child, TOTAL], old[child, DISTINCT]
-            new[row, SIBLING], new[to, CHILD] = new[to, CHILD], row
-            moved[child] = row
-            waiting[last] = child
-            last += 1
-            child = old[child, SIBLING]
+def list_followers(nodes: Int32, parent: int, rows: Int64) -> None:
+    """Rows of the tokens that followed a context, as many as it has distinct ones; not for one that has no nodes."""
+    found = 0
+    if parent == ROOT:
+        row = 1
+        while found < len(rows):
+            if nodes[row, COUNT] > 0:
+                rows[found] = row
+                found += 1
+            row += 1
+        return
+    row = nodes[parent, FOLLOW]
+    while row > 0:
+        rows[found] = row
+        found += 1
+        row = nodes[row, SIBLING]
