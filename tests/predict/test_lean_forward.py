@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from paramgolf.model.banks import LayerMatrices
+from paramgolf.model.block import Block
 from paramgolf.model.gpt import GPT
-from paramgolf.predict import lean_forward
+from paramgolf.predict import lean_forward, lean_mlp
 from paramgolf.predict.lean_forward import lean_hidden, lean_logits
 from paramgolf.recipe import ModelRecipe
 
@@ -37,6 +40,9 @@ ALL = ModelRecipe(
     residual_mix=True,
     block_scales=True,
     depth_scale=True,
+)
+GATED = dataclasses.replace(
+    ALL, value_residual=True, gated_attention=True, gated_mlp=True, routed_layers=(1, 3, 4), query_gain=4.0
 )
 ODD = ModelRecipe(layers=2, width=36, heads=6, kv_heads=3, mlp_ratio=1.5, rope_base=100.0, softcap=9.0)
 
@@ -76,7 +82,7 @@ def model_states(model: GPT, tokens: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("slab_bytes", [1, 10_000, 1 << 20])
-@pytest.mark.parametrize("recipe", [ALL, ODD], ids=["all parts", "plain, odd sizes"])
+@pytest.mark.parametrize("recipe", [ALL, GATED, ODD], ids=["all of #549", "gates too", "plain, odd sizes"])
 @pytest.mark.parametrize(("frames", "length"), [(1, 150), (3, 70), (5, 21)])
 def test_states_are_the_models_however_rows_are_cut_into_slabs(
     monkeypatch: pytest.MonkeyPatch, recipe: ModelRecipe, frames: int, length: int, slab_bytes: int
@@ -117,6 +123,10 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
         residual_mix=draw(st.booleans()),
         block_scales=draw(st.booleans()),
         depth_scale=draw(st.booleans()),
+        value_residual=draw(st.booleans()),
+        gated_attention=draw(st.booleans()),
+        gated_mlp=draw(st.booleans()),
+        routed_layers=draw(some_layers),
     )
     frames, length = draw(st.integers(1, 3)), draw(st.integers(1, 30))
     last = draw(st.integers(1, length))
@@ -125,14 +135,15 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
     torch.testing.assert_close(lean_hidden(model, tokens, last), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("recipe", [ALL, GATED], ids=["all of #549", "gates too"])
 @pytest.mark.parametrize("last", [None, 13])
 @pytest.mark.parametrize("slab_bytes", [1, 1 << 20])
 def test_what_follows_a_position_does_not_move_its_state_by_one_bit(
-    monkeypatch: pytest.MonkeyPatch, last: int | None, slab_bytes: int
+    monkeypatch: pytest.MonkeyPatch, recipe: ModelRecipe, last: int | None, slab_bytes: int
 ) -> None:
     """In one fixed shape states before t are the same bits whatever stands at t and after it; the one at t moves."""
     monkeypatch.setattr(lean_forward, "SLAB_BYTES", slab_bytes)
-    model, tokens = make_model(ALL), make_tokens(2, 140)
+    model, tokens = make_model(recipe), make_tokens(2, 140)
     before = lean_hidden(model, tokens, last)
     skipped = 140 - before.shape[1]
     for t in (128, 131, 139):
@@ -180,3 +191,33 @@ def test_more_positions_than_a_frame_has_are_refused(last: int) -> None:
     """None, or more than all, of a frame's positions is a ValueError with both numbers."""
     with pytest.raises(ValueError, match=f"the last {last} positions of a frame of 20"):
         lean_hidden(make_model(ODD), make_tokens(1, 20), last)
+
+
+@pytest.mark.parametrize("slab_bytes", [1, 1 << 20])
+def test_a_router_spares_the_rows_that_it_does_not_serve(monkeypatch: pytest.MonkeyPatch, slab_bytes: int) -> None:
+    """Rows that a router leaves out cost no product: as many parts as the served ones fill, none if there are none."""
+    monkeypatch.setattr(lean_forward, "SLAB_BYTES", slab_bytes)
+    recipe = dataclasses.replace(ODD, layers=1, routed_layers=(0,))
+    model, tokens, shapes = make_model(recipe), make_tokens(2, 200), []
+    scores: list[Tensor] = []
+    assert model.blocks[0].router is not None
+    model.blocks[0].router.register_forward_hook(lambda _module, _args, out: scores.append(out.flatten()))
+    hidden = lean_mlp.LeanMlp._hidden
+
+    def counted(self: lean_mlp.LeanMlp, x_RD: Tensor, block: Block, w: LayerMatrices) -> Tensor:
+        shapes.append(len(x_RD))
+        return hidden(self, x_RD, block, w)
+
+    monkeypatch.setattr(lean_mlp.LeanMlp, "_hidden", counted)
+    model_states(model, tokens)
+    served = int((scores[0] > 0).sum())
+    lean_hidden(model, tokens)
+    assert 0 < served < 350
+    part = shapes[0]
+    slabs = 8 if slab_bytes == 1 else 1
+    assert set(shapes) == {part} and -(-served // part) <= len(shapes) < -(-served // part) + slabs
+    with torch.no_grad():
+        model.blocks[0].router.bias.fill_(-1000.0)
+    shapes.clear()
+    torch.testing.assert_close(lean_hidden(model, tokens), model_states(model, tokens), atol=2e-5, rtol=1e-5)
+    assert not shapes

@@ -37,8 +37,8 @@ CONSTANTS = {
 def initialise(model: nn.Module, seed: int, recipe: ModelRecipe) -> None:
     """Draw all weights on the CPU, as `recipe.init` says (spec pr549.md 2.1).
 
-    Outputs and down matrices are zero either way. The same seed gives the same weights whatever happened to torch's global
-    generator.
+    Outputs and down matrices are zero either way. The same seed gives the same weights whatever happened to torch's
+    global generator.
     """
     generator = torch.Generator().manual_seed(seed)
     constants = {**CONSTANTS, "query_gain": recipe.query_gain}

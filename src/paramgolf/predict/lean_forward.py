@@ -1,7 +1,7 @@
 """A GPT on a CPU without gradients: the mathematics of `model.gpt` with fewer passes over memory.
 
-Legend: F frames, T positions, N = F x T, n wanted positions of a frame, R rows of a slab, D width, M channels of the
-MLP, H query heads, G key/value heads, K channels of a head, C = G K, J turned pairs, V vocabulary.
+Legend: F frames, T positions, N = F x T, n wanted positions of a frame, R rows of a slab, D width, H query
+heads, G key/value heads, K channels of a head, C = G K, J turned pairs, V vocabulary.
 
 Everything but attention runs over slabs of rows that stay in the cache of a core, in place, in buffers that are made
 once. Off the CPU, or in another precision than float32, the model itself runs.
@@ -20,6 +20,7 @@ from paramgolf.kernels.norm import RMS_EPS
 from paramgolf.model.banks import LayerMatrices
 from paramgolf.model.block import VALUE_EPS, Block
 from paramgolf.model.gpt import GPT
+from paramgolf.predict.lean_mlp import LeanMlp, add_product
 
 SLAB_BYTES = 6 << 20  # of MLP channels at once: shorter slabs cost the products more than the cache gives back
 
@@ -63,9 +64,11 @@ class _Pass:
         self.kept: list[Tensor] = []
         self.order_K, self.turn_T1J = _pairs_side_by_side(model), _turns(model, self.length)
         self.slab = min(rows, max(64, SLAB_BYTES // (4 * recipe.mlp_width())))
-        self.x_RD, self.up_RM = torch.empty(self.slab, width), torch.empty(self.slab, recipe.mlp_width())
+        self.mlp, self.x_RD = LeanMlp(recipe, self.slab), torch.empty(self.slab, width)
         self.q_ND = torch.empty(rows, width)
         self.k_NC, self.v_NC = torch.empty(rows, kv_width), torch.empty(rows, kv_width)
+        self.first_value_NC = torch.empty(rows if recipe.value_residual else 0, kv_width)
+        self.gate_NH = torch.empty(rows if recipe.gated_attention else 0, recipe.heads)
 
     def states(self, wanted: int) -> Tensor:
         """The states [F, n, D] of the last positions after the last norm."""
@@ -92,12 +95,27 @@ class _Pass:
             if block.residual_mix is not None:
                 h_RD.mul_(block.residual_mix[0]).addcmul_(self.start_ND[rows], block.residual_mix[1])
             x_RD = self._input(h_RD, block)
-            torch.mm(x_RD, w.value.T, out=self.v_NC[rows])
-            if self.value_NC is not None and block.value_scale is not None:
-                self.v_NC[rows].add_(self.value_NC[rows], alpha=float(block.value_scale))
+            self._values(x_RD, layer, block, w.value, rows)
             self._project(x_RD, key_CD, None, places, self.k_NC[rows])
             if queries:
-                self._project(x_RD, query_DD, block.attention.query_gain, places, self.q_ND[rows])
+                self._queries(x_RD, block, query_DD, rows, places)
+
+    def _values(self, x_RD: Tensor, layer: int, block: Block, weight: Tensor, rows: slice) -> None:
+        """The values of a layer, with the token's own and the first layer's share."""
+        v_RC = torch.mm(x_RD, weight.T, out=self.v_NC[rows])
+        if self.value_NC is not None and block.value_scale is not None:
+            v_RC.add_(self.value_NC[rows], alpha=float(block.value_scale))
+        if block.value_mix is not None:
+            if layer == 0:
+                self.first_value_NC[rows] = v_RC
+            first, own = block.value_mix.tolist()
+            v_RC.mul_(own).add_(self.first_value_NC[rows], alpha=first)
+
+    def _queries(self, x_RD: Tensor, block: Block, query_DD: Tensor, rows: slice, places: slice) -> None:
+        """The queries of a layer, and the gates of what they will read."""
+        self._project(x_RD, query_DD, block.attention.query_gain, places, self.q_ND[rows])
+        if block.head_gate is not None:
+            torch.sigmoid(block.head_gate(x_RD), out=self.gate_NH[rows])
 
     def _narrow(self, block: Block, w: LayerMatrices, wanted: int) -> Tensor:
         """Go on with the last `wanted` positions of each frame alone: their queries, and their values as the result."""
@@ -106,9 +124,9 @@ class _Pass:
             for x in (self.h_ND, self.v_NC)
         )
         self.q_ND, query_DD = self.q_ND[: len(self.h_ND)], self._paired(w.query)
+        self.gate_NH = self.gate_NH[: len(self.h_ND)]
         for rows, places in self._slabs(wanted):
-            x_RD = self._input(self.h_ND[rows], block)
-            self._project(x_RD, query_DD, block.attention.query_gain, places, self.q_ND[rows])
+            self._queries(self._input(self.h_ND[rows], block), block, query_DD, rows, places)
         return own_NC
 
     def _after_attention(self, block: Block, w: LayerMatrices, read_ND: Tensor, own_NC: Tensor) -> None:
@@ -117,11 +135,10 @@ class _Pass:
             h_RD, read_RD = self.h_ND[rows], read_ND[rows]
             if block.attention.excludes_own_value:
                 self._exclude_own_value(read_RD, own_NC[rows])
-            _add_product(h_RD, read_RD, w.output, block.attention_scale, self.x_RD)
-            x_RD = self._input(h_RD, block)
-            up_RM = torch.mm(x_RD, w.up.T, out=self.up_RM[: len(x_RD)])
-            functional.leaky_relu_(up_RM, block.slope) if block.slope else up_RM.relu_()
-            _add_product(h_RD, up_RM.mul_(up_RM), w.down, block.mlp_scale, self.x_RD)
+            if block.head_gate is not None:
+                read_RD.view(len(read_RD), -1, self.size).mul_(self.gate_NH[rows, :, None])
+            add_product(h_RD, read_RD, w.output, block.attention_scale, self.x_RD)
+            self.mlp.add(h_RD, self._input(h_RD, block), block, w)
 
     def _read(self) -> Tensor:
         """What the heads of the queries at hand read of all keys and values, a row for each query."""
@@ -185,14 +202,6 @@ def _evenly(count: int, most: int) -> list[slice]:
     """`count` rows in as few slices of at most `most` as there can be, all about as long."""
     parts = -(-count // most)
     return [slice(count * n // parts, count * (n + 1) // parts) for n in range(parts)]
-
-
-def _add_product(h_RD: Tensor, x_RI: Tensor, weight: Tensor, scale_D: Tensor | None, spare_RD: Tensor) -> None:
-    """h += x weightᵀ, times a gain for each channel if there is one."""
-    if scale_D is None:
-        h_RD.addmm_(x_RI, weight.T)
-    else:
-        h_RD.addcmul_(torch.mm(x_RI, weight.T, out=spare_RD[: len(h_RD)]), scale_D)
 
 
 def _pairs_side_by_side(model: GPT) -> Tensor:
