@@ -13,6 +13,7 @@ import numpy as np
 
 from paramgolf.predict.frames import FrameGrid
 from paramgolf.predict.protocol import Chunk, Float64, Int64, TableRows
+from paramgolf.predict.slot_readout import FixedReadout
 from paramgolf.predict.step_kernel import StepCache, forward, head_rows
 from paramgolf.predict.step_weights import Float32, gather_weights
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
@@ -21,13 +22,18 @@ from paramgolf.recipe import ModelRecipe, ScoreRecipe
 class StepRows(TableRows):
     """Rows of one lane, all computed."""
 
-    def __init__(self, logprob_TV: Float64, chunk: Chunk) -> None:
+    def __init__(self, logprob_TV: Float64, state_TD: Float64, chunk: Chunk) -> None:
         super().__init__(logprob_TV[None], chunk)
         self._rows_TV = logprob_TV
+        self._state_TD = state_TD
 
     def all_rows(self, lane: int) -> Float64:
         """The distributions of all real positions, [length, V] nats."""
         return self._rows_TV[: self._chunk.lengths[lane]]
+
+    def states(self, lane: int, first: int = 0, stop: int | None = None) -> Float64:
+        """States after the last norm, [stop - first, D], of real positions (None: up to the length)."""
+        return self._state_TD[: self._chunk.lengths[lane]][first:stop]
 
 
 @dataclass
@@ -65,23 +71,28 @@ class StepPredictor:
         self._history = self._no_history()
         self._restart()
 
+    def readout(self, on: str) -> FixedReadout:
+        """How SLOT's offsets `on` states or logits make rows, the same bits everywhere (not rounded to 1/256)."""
+        return FixedReadout(on, self.vocab_size, self._weights.head_DV, self._weights.softcap)
+
     def predict(self, chunk: Chunk) -> StepRows:
         """Rows of a chunk [1, T]; computes on a copy of the frame where the chunk leaves the present one."""
         tokens = self._real(chunk)
-        position, history, row_V = self._position, self._history, self._row_V
+        position, history, (row_V, state_D) = self._position, self._history, self._next
         if chunk.starts[0]:
-            position, history, row_V = 0, self._no_history(), self._first_row_V
-        rows_TV = np.zeros((chunk.tokens.shape[1], self.vocab_size))
+            position, history, (row_V, state_D) = 0, self._no_history(), self._first
+        rows_TV, states_TD = self._empty_rows(chunk.tokens.shape[1])
         if len(tokens):
-            rows_TV[0] = row_V
+            rows_TV[0], states_TD[0] = row_V, state_D
         if len(tokens) > 1:
             # What is written behind `filled` is dead once this call returns; any other frame goes to a scratch cache.
             frame = _Frame(self._frame.cache, self._frame.start, self._frame.filled)
             if chunk.starts[0]:
                 frame = self._empty_frame()
             line, shift = np.concatenate([history, tokens]), len(history) - position
-            self._rows(frame, line, shift, position + 1, position + len(tokens), rows_TV[1:], scratch=True)
-        return StepRows(rows_TV, chunk)
+            out = rows_TV[1 : len(tokens)], states_TD[1 : len(tokens)]
+            self._rows(frame, line, shift, position + 1, out, scratch=True)
+        return StepRows(rows_TV, states_TD, chunk)
 
     def observe(self, chunk: Chunk) -> None:
         """Append the chunk's tokens and compute the row that follows them."""
@@ -93,17 +104,13 @@ class StepPredictor:
         line, shift = np.concatenate([self._history, tokens]), len(self._history) - self._position
         self._position += len(tokens)
         self._history = line[-self.grid.window :]
-        row_1V = np.empty((1, self.vocab_size))
-        self._rows(self._frame, line, shift, self._position, self._position + 1, row_1V, scratch=False)
-        self._row_V = row_1V[0]
+        self._next = self._one_row(line, shift)
 
     def _restart(self) -> None:
         self._position = 0
         self._history = self._no_history()
         self._frame.start = -1
-        row_1V = np.empty((1, self.vocab_size))
-        self._rows(self._frame, self._history, 1, 0, 1, row_1V, scratch=False)
-        self._row_V = self._first_row_V = row_1V[0]
+        self._next = self._first = self._one_row(self._history, 1)
 
     def _no_history(self) -> Int64:
         return np.array([self.boundary_id], dtype=np.int64)
@@ -122,12 +129,22 @@ class StepPredictor:
         keys_LGKW = np.zeros((*shape, recipe.head_size(), window), dtype=np.float32)
         return _Frame(StepCache(keys_LGKW, np.zeros((*shape, window, recipe.head_size()), dtype=np.float32)))
 
+    def _empty_rows(self, count: int) -> tuple[Float64, Float64]:
+        return np.zeros((count, self.vocab_size)), np.zeros((count, self._recipe.width))
+
+    def _one_row(self, line: Int64, shift: int) -> tuple[Float64, Float64]:
+        """Row [V] and state [D] of the present position."""
+        rows_1V, states_1D = self._empty_rows(1)
+        self._rows(self._frame, line, shift, self._position, (rows_1V, states_1D), scratch=False)
+        return rows_1V[0], states_1D[0]
+
     def _rows(
-        self, frame: _Frame, line: Int64, shift: int, first: int, stop: int, out_TV: Float64, *, scratch: bool
+        self, frame: _Frame, line: Int64, shift: int, first: int, out: tuple[Float64, Float64], *, scratch: bool
     ) -> None:
-        """Rows of positions first..stop-1 into `out_TV`; token q of the text is `line[q + shift]`."""
+        """Rows [T, V] and states [T, D] of the positions from `first` on; token q of the text is `line[q + shift]`."""
         own = frame.cache
-        for piece in self.grid.pieces(first, stop):
+        rows_TV, states_TD = out
+        for piece in self.grid.pieces(first, first + len(rows_TV)):
             if piece.start != frame.start:
                 if scratch and frame.cache is own:
                     frame.cache = self._empty_frame().cache
@@ -135,9 +152,8 @@ class StepPredictor:
             begin = frame.start + frame.filled  # position whose input comes next
             lead = min(frame.filled, 2)
             inputs = line[begin - lead - 1 + shift : piece.stop - 1 + shift]
-            h_TD = np.empty((piece.stop - piece.first, self._recipe.width))
+            part = slice(piece.first - first, piece.stop - first)
+            h_TD = states_TD[part]
             forward(self._weights, frame.cache, inputs, frame.filled, h_TD)
             frame.filled += len(inputs) - lead
-            head_rows(
-                h_TD, self._weights.head_DV, self._weights.softcap, out_TV[piece.first - first : piece.stop - first]
-            )
+            head_rows(h_TD, self._weights.head_DV, self._weights.softcap, rows_TV[part])

@@ -16,6 +16,7 @@ import numpy as np
 from paramgolf.errors import RecipeError
 from paramgolf.predict.learning import Learning
 from paramgolf.predict.protocol import Chunk, Int64
+from paramgolf.predict.slot_torch import TorchReadout
 from paramgolf.predict.ttt_step import IGNORED, Trainer, learning_rate
 from paramgolf.predict.window import WindowPredictor, WindowRows
 
@@ -51,6 +52,10 @@ class TttPredictor:
         self._trainer = Trainer(self._model, recipe, window.ranks)
         self._pending = Pending(recipe.window, window.boundary_id, window.lanes)
         self._observed = 0
+
+    def readout(self, on: str) -> TorchReadout:
+        """How SLOT's offsets `on` states or logits make rows with the present weights."""
+        return self._window.readout(on)
 
     def predict(self, chunk: Chunk) -> WindowRows:
         """Rows of the chunk [B, T] from the present weights."""

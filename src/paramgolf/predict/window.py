@@ -25,6 +25,7 @@ from paramgolf.model.gpt import GPT
 from paramgolf.predict.frames import FrameGrid
 from paramgolf.predict.lean_forward import lean_hidden, lean_logits
 from paramgolf.predict.protocol import Chunk, Float64, Int64
+from paramgolf.predict.slot_torch import TorchReadout
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import ScoreRecipe
 
@@ -94,6 +95,10 @@ class WindowPredictor:
         """A fresh predictor like this one that reads another model."""
         given = (self.recipe, self.vocab_size, self.boundary_id, self.lanes, self.frames_per_batch, self.ranks)
         return WindowPredictor(model, *given)
+
+    def readout(self, on: str) -> TorchReadout:
+        """How SLOT's offsets `on` states or logits make rows with the head of the model as it is now."""
+        return TorchReadout(on, self.model.embedding.weight, self.model.recipe.softcap)
 
     def predict(self, chunk: Chunk) -> WindowRows:
         """Rows of the chunk [B, T], computed when they are asked for."""
@@ -168,8 +173,38 @@ class WindowRows:
 
     def all_rows(self, lane: int) -> Float64:
         """The distributions of all real positions of a lane, [length, V] nats."""
+        return self._rows(*self._places(lane))
+
+    def states(self, lane: int, first: int = 0, stop: int | None = None) -> Float64:
+        """States after the last norm, [stop - first, D], of real positions of a lane (None: up to its length)."""
+        begin, end = self._places(lane)
+        begin, end = begin + first, end if stop is None else begin + stop
+        states = np.zeros((end - begin, self._predictor.model.recipe.width), dtype=np.float64)
+        for low, high, part in self._parts(begin, end):
+            states[low - begin : high - begin] = part[: high - low].double().cpu().numpy()
+        return self._of_all_ranks(states)
+
+    def _places(self, lane: int) -> tuple[int, int]:
+        """The places of a lane, `begin <= N < end`: its real positions are neighbours."""
         places = self._layout.place_BT[lane][self._layout.place_BT[lane] >= 0]
-        return self._rows(int(places[0]), int(places[-1]) + 1) if len(places) else self._rows(0, 0)
+        return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+
+    def _parts(self, begin: int, end: int) -> Iterator[tuple[int, int, Tensor]]:
+        """This rank's places `begin <= N < end` batch by batch: low, high, states [at least high - low, D] from low."""
+        edges = self._layout.edges
+        begin = max(begin, int(edges[self._mine.start]))
+        end = min(end, int(edges[self._mine.stop]))
+        while begin < end:
+            base, states_nD = self._batch_at(begin)
+            high = min(end, base + len(states_nD))
+            yield begin, high, states_nD[begin - base :]
+            begin = high
+
+    def _batch_at(self, place: int) -> tuple[int, Tensor]:
+        """The batch that holds a place: its first place, its states [n, D]."""
+        frame = int(np.searchsorted(self._layout.edges, place, side="right")) - 1
+        batch = (frame - self._mine.start) // self._predictor.frames_per_batch
+        return int(self._layout.edges[self._frames(batch).start]), self._batch(batch)
 
     def _rows(self, begin: int, end: int) -> Float64:
         """The rows of places `begin <= N < end`."""
@@ -188,12 +223,9 @@ class WindowRows:
     def _blocks(self, begin: int, end: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         """For blocks that hold this rank's places `begin <= N < end`: first place, logits [S, V], log-sum-exp [S]."""
         size = max(32, HEAD_LOGITS // self._predictor.vocab_size)
-        edges = self._layout.edges
         with torch.no_grad():
             while begin < end:
-                frame = int(np.searchsorted(edges, begin, side="right")) - 1
-                batch = (frame - self._mine.start) // self._predictor.frames_per_batch
-                base, states_nD = int(edges[self._frames(batch).start]), self._batch(batch)
+                base, states_nD = self._batch_at(begin)
                 first = (begin - base) // size * size
                 logits_SV = lean_logits(self._predictor.model, states_nD[first : first + size])
                 top_S1 = logits_SV.amax(dim=1, keepdim=True)
