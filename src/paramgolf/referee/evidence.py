@@ -37,6 +37,7 @@ RUN_FILES = (
     "score.json",
     "bits.npz",
 )
+CALIBRATION_FILE = "calibration.json"  # of runs whose weights were calibrated
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Evidence:
     plan: Plan | None = field(default=None, repr=False)
     train_hashes: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
     artifact: ArtifactFacts | None = None
+    calibration: Record | None = None
 
     def trouble(self, *names: str) -> str:
         """Why files cannot be used: the damage of the first damaged one, else which are missing, else ""."""
@@ -93,6 +95,7 @@ def run_evidence(folder: Path) -> Evidence:
         plan=None if arrays is None else reader.read("bits.npz", lambda _: plan_of(arrays)),
         train_hashes=reader.read(HASHES_FILE, read_hashes),
         artifact=reader.read("model.pyz", artifact_facts),
+        calibration=reader.read(CALIBRATION_FILE, read_record),
         problems=reader.problems,
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 from paramgolf.referee.evidence import RUN_FILES, Evidence
 from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
+from paramgolf.referee.rules_calibration import calibration
 
 
 def evidence(found: Evidence, _: Limits) -> Finding:
@@ -22,7 +23,18 @@ def evidence(found: Evidence, _: Limits) -> Finding:
 
 
 def data_separation(found: Evidence, _: Limits) -> Finding:
-    """No held-out document is a training document: by the texts' digests and by the hash of each document (V16)."""
+    """No held-out document was trained on, or calibrated on: by the texts' digests and documents' hashes (V13, V16)."""
+    apart, (status, says) = _training_apart(found), calibration(found)
+    if apart.status == "FAIL" or not says:
+        return apart
+    if status == "FAIL":
+        return Finding(apart.rule, status, says, apart.numbers)
+    if apart.status == "UNPROVEN":
+        return apart
+    return Finding(apart.rule, status, says if status == "UNPROVEN" else f"{apart.says} {says}", apart.numbers)
+
+
+def _training_apart(found: Evidence) -> Finding:
     rule = "data-separation"
     train = (found.environment or {}).get("train_text")
     held_out = found.text_digest()
