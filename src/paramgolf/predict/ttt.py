@@ -2,7 +2,8 @@
 
 `observe` is the only place that trains: when `score.ttt_chunk` tokens (of all lanes together) have been observed, a
 private copy of the model takes `ttt_epochs` passes over exactly those tokens, and the next rows come from the new
-weights. The last chunk of a text is not trained on: no row would come from it. Settings: `ScoreRecipe`.
+weights, or, with `ttt_polyak`, from their running average. The last chunk of a text is not trained on: no row would
+come from it. Settings: `ScoreRecipe`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 import numpy as np
 
 from paramgolf.errors import RecipeError
+from paramgolf.model.gpt import GPT
 from paramgolf.predict.learning import Learning
 from paramgolf.predict.protocol import Chunk, Int64
 from paramgolf.predict.slot_torch import TorchReadout
@@ -48,10 +50,16 @@ class TttPredictor:
         self._chunks = None if tokens is None else math.ceil(tokens / recipe.ttt_chunk)
         learning_rate(recipe, 0, self._chunks)
         self._model = copy.deepcopy(window.model)
-        self._window = window.reading(self._model)
-        self._trainer = Trainer(self._model, recipe, window.ranks)
+        average = copy.deepcopy(window.model) if recipe.ttt_polyak > 0 else None
+        self._window = window.reading(self._model if average is None else average)
+        self._trainer = Trainer(self._model, recipe, window.ranks, average)
         self._pending = Pending(recipe.window, window.boundary_id, window.lanes)
         self._observed = 0
+
+    @property
+    def model(self) -> GPT:
+        """The model that the next rows come from; not to be changed."""
+        return self._window.model
 
     def readout(self, on: str) -> TorchReadout:
         """How SLOT's offsets `on` states or logits make rows with the present weights."""

@@ -29,12 +29,16 @@ class Trainer:
     """Takes the optimizer steps on `model`, whose parameters it may change.
 
     A step's gradient is that of the mean loss over the real tokens of its sequences, which the ranks share out; it is
-    added up over the ranks and then clipped. Frozen blocks keep all they have: their own parameters and their matrices
-    in the banks (the published option leaves the matrices free, spec pr549.md 5.4). Raises `RecipeError` if more
-    blocks are to be frozen than there are.
+    added up over the ranks and then clipped. Frozen blocks keep all they have, bit for bit: their own parameters and
+    their matrices in the banks, from which AdamW's decay and SGD's momentum are kept too (the published option leaves
+    the matrices free, spec pr549.md 5.4, pr1430.md 7). Raises `RecipeError` if more blocks are to be frozen than there
+    are.
+
+    `average`, a model with the same weights, follows every step: a -> ttt_polyak a + (1 - ttt_polyak) w (spec
+    pr1185.md 5). Training goes on from `model`.
     """
 
-    def __init__(self, model: GPT, recipe: ScoreRecipe, ranks: Ranks) -> None:
+    def __init__(self, model: GPT, recipe: ScoreRecipe, ranks: Ranks, average: GPT | None = None) -> None:
         frozen, layers = recipe.ttt_frozen_blocks, model.recipe.layers
         if frozen > layers:
             raise RecipeError(f"score.ttt_frozen_blocks={frozen} of a model with model.layers={layers}")
@@ -44,9 +48,10 @@ class Trainer:
         for name, parameter in named.items():
             parameter.requires_grad_(not name.startswith(own))
         self._trained = [parameter for parameter in named.values() if parameter.requires_grad]
-        banks = [bank for bank in BANKS if bank in named] if frozen else []
-        self._still = [(named[bank], _rows_of(bank, len(named[bank]), own)) for bank in banks]
+        self._still = [_Still(named[bank], own, bank) for bank in BANKS if bank in named] if frozen else []
         self._optimizer = _optimizer(self._trained, recipe)
+        followers = {} if average is None else dict(average.named_parameters())
+        self._averaged = [followers[name] for name, parameter in named.items() if parameter.requires_grad and followers]
         self._kept: list[Tensor] = []
 
     def learn(self, inputs_FW: Int64, targets_FW: Int64, rate: float) -> bool:
@@ -54,7 +59,7 @@ class Trainer:
 
         False, and the weights as they were before, if a gradient or a weight came out infinite or as no number.
         """
-        self._kept = [parameter.detach().clone() for parameter in self._trained]
+        self._kept = [tensor.detach().clone() for tensor in self._moving()]
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         size = self._recipe.ttt_sequences
@@ -75,14 +80,22 @@ class Trainer:
             part = slice(first, min(mine.stop, first + self._pass_sequences(inputs_FW.shape[1])))
             self._backward(inputs_FW[part], targets_FW[part], real)
         self._gather_gradients()
-        for bank, rows in self._still:
-            if bank.grad is not None:
-                bank.grad[rows] = 0
+        for still in self._still:
+            still.without_gradient()
         norm = torch.nn.utils.clip_grad_norm_(self._trained, self._recipe.ttt_clip_norm)
         if not math.isfinite(float(norm)):
             return False
         self._optimizer.step()
+        for still in self._still:
+            still.put_back()
+        self._follow()
         return True
+
+    def _follow(self) -> None:
+        """Move the averages towards the weights, by 1 - ttt_polyak of what lies between."""
+        with torch.no_grad():
+            for average, parameter in zip(self._averaged, self._trained):
+                average.lerp_(parameter, 1.0 - self._recipe.ttt_polyak)
 
     def _backward(self, inputs_FW: Int64, targets_FW: Int64, real: int) -> None:
         """Add the gradient of this part of the mean loss over `real` tokens."""
@@ -109,19 +122,44 @@ class Trainer:
 
     def _restored(self) -> bool:
         with torch.no_grad():
-            for parameter, kept in zip(self._trained, self._kept, strict=True):
-                parameter.copy_(kept)
+            for tensor, kept in zip(self._moving(), self._kept, strict=True):
+                tensor.copy_(kept)
         return False
+
+    def _moving(self) -> list[torch.nn.Parameter]:
+        """All that a step changes: the weights and their averages."""
+        return [*self._trained, *self._averaged]
 
     def _pass_sequences(self, window: int) -> int:
         on_cpu = self._model.embedding.weight.device.type == "cpu"
         return max(1, (PASS_TOKENS if on_cpu else GPU_PASS_TOKENS) // window)
 
 
-def learning_rate(recipe: ScoreRecipe, update: int, chunks: int | None) -> float:
-    """The rate of the `update`-th update, counted from 0, in a text of `chunks` chunks (spec pr549.md 5.4, 8.6).
+class _Still:
+    """The frozen matrices of a bank, whose others are trained."""
 
-    "cosine" falls from `ttt_lr` to 0 at the last chunk and raises `RecipeError` if nobody knows how many there are.
+    def __init__(self, bank: torch.nn.Parameter, own: tuple[str, ...], name: str) -> None:
+        chosen = [row.startswith(own) for row in bank_rows(name, len(bank))]
+        self._bank = bank
+        self._rows = torch.from_numpy(np.flatnonzero(chosen)).to(bank.device)
+        self._values = bank.detach()[self._rows].clone()
+
+    def without_gradient(self) -> None:
+        """So that they do not count in the norm."""
+        if self._bank.grad is not None:
+            self._bank.grad[self._rows] = 0
+
+    def put_back(self) -> None:
+        """What an optimizer does without a gradient is undone."""
+        with torch.no_grad():
+            self._bank[self._rows] = self._values
+
+
+def learning_rate(recipe: ScoreRecipe, update: int, chunks: int | None) -> float:
+    """The rate of the `update`-th update, counted from 0, in a text of `chunks` chunks (spec pr1430.md 7).
+
+    "cosine" falls from `ttt_lr` to 0 at the last chunk, but never below `ttt_least_lr`; it raises `RecipeError` if
+    nobody knows how many chunks there are.
     """
     if recipe.ttt_schedule == "constant":
         return recipe.ttt_lr
@@ -129,15 +167,11 @@ def learning_rate(recipe: ScoreRecipe, update: int, chunks: int | None) -> float
         raise RecipeError(
             "score.ttt_schedule='cosine' needs the number of tokens of the text; take 'constant' where it is unknown"
         )
-    return recipe.ttt_lr * 0.5 * (1 + math.cos(math.pi * min(1.0, update / max(chunks - 1, 1))))
+    cosine = recipe.ttt_lr * 0.5 * (1 + math.cos(math.pi * min(1.0, update / max(chunks - 1, 1))))
+    return max(recipe.ttt_least_lr, cosine)
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], recipe: ScoreRecipe) -> torch.optim.Optimizer:
     if recipe.ttt_optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=recipe.ttt_lr, momentum=recipe.ttt_momentum)
-    return torch.optim.AdamW(parameters, lr=recipe.ttt_lr, weight_decay=0.0)
-
-
-def _rows_of(bank: str, rows: int, own: tuple[str, ...]) -> Tensor:
-    names = bank_rows(bank, rows)
-    return torch.from_numpy(np.flatnonzero([name.startswith(own) for name in names]))
+    return torch.optim.AdamW(parameters, lr=recipe.ttt_lr, weight_decay=recipe.ttt_weight_decay)
