@@ -64,3 +64,19 @@ def test_published_average_of_moving_weights() -> None:
         average.update({"w": torch.from_numpy(value)})
     kept = decay ** len(values)
     np.testing.assert_allclose(average.weights()["w"].numpy() * (1 - kept) + start * kept, published, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps,left", [(462, 0.49981), (7_185, 2.07e-5)])
+def test_memory_of_the_published_average(steps: int, left: float) -> None:
+    """Oracle O22 of spec pr1185.md: 0.9985 keeps half of its start after 462 steps; ours keeps none of it."""
+    average = WeightAverage({"w": torch.ones(1)}, 0.9985)
+    for _ in range(steps):
+        average.update({"w": torch.zeros(1)})
+    assert average.weights()["w"].item() == 0.0
+    newest = WeightAverage({"w": torch.zeros(1)}, 0.9985)
+    for step in range(steps):
+        newest.update({"w": torch.full((1,), float(step == 0))})
+    # What the first of n updates still counts for, from which the share of the start follows: d^(n-1) (1-d) / (1-d^n).
+    first = newest.weights()["w"].item()
+    kept = first * 0.9985 / (1 - 0.9985 + first * 0.9985)
+    assert kept == pytest.approx(left, rel=2e-3)

@@ -2,8 +2,8 @@
 
     mean = g at first, then decay mean + (1 - decay) g;    g = g + strength mean
 
-Source: Lee et al. 2024, "Grokfast" (the EMA form); spec pr1185.md 2.8 and oracle O16. Published after clipping and before
-the ranks are averaged, so that each rank had a mean of its own; here the clipped gradient is already the one that all
+Source: Lee et al. 2024, "Grokfast" (the EMA form); spec pr1185.md 2.8 and oracle O16. Published after clipping and
+before the ranks are averaged, so that each rank had a mean of its own; here the gradient is already the one that all
 ranks agree on, and a rank keeps the mean of the matrices that it owns alone.
 """
 

@@ -117,7 +117,7 @@ class Muon(torch.optim.Optimizer):
             self.state[parameter] = {MOMENTUM: part_nRC.to(parameter.device, parameter.dtype, copy=True)}
 
     def gather(self, parts: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-        """Whole tensors of the parameters' shapes, copies, from every rank's parts [n, R, C]; all ranks must call it."""
+        """Copies of whole tensors, of the parameters' shapes, from all ranks' parts [n, R, C]; all must call it."""
         return {
             parameter: self._exchanges[parameter].gather(parts[parameter]).view(parameter.shape)
             for parameter in self._parameters()

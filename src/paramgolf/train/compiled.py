@@ -26,7 +26,8 @@ class TrainingLoss:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._go_eager()
+        self._loss: Callable[..., Any] = objective.model.loss
+        self._composed: Callable[..., Any] = objective.losses
 
     def __call__(self, inputs_ST: Tensor, targets_ST: Tensor, quantise_bits: int = 0, distils: bool = False) -> Losses:
         if not self._objective.is_plain(distils):
@@ -51,15 +52,11 @@ class TrainingLoss:
         except (ParamgolfError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever a tool chain can fail with; eager training needs none of it
-            self._go_eager()
+            self._loss, self._composed = self._objective.model.loss, self._objective.losses
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             notes.say(f"training without torch.compile, which is slower: {reason.strip()}")
         finally:
             self._objective.zero_grad()
-
-    def _go_eager(self) -> None:
-        self._loss: Callable[..., Any] = self._objective.model.loss
-        self._composed: Callable[..., Any] = self._objective.losses
 
     def _models(self) -> list[GPT]:
         teacher = self._objective.teacher

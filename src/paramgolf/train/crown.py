@@ -32,7 +32,8 @@ def published_penalty(bank_NRC: Tensor, bits: int) -> Tensor:
     """
     weights_NRC = bank_NRC.float()
     step_NR1 = weights_NRC.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
-    return (weights_NRC.square() * step_NR1.square() / 12.0).mean()
+    noise: Tensor = (weights_NRC.square() * step_NR1.square() / 12.0).mean()
+    return noise
 
 
 def rounding_distance(bank_NRC: Tensor, bits: int) -> Tensor:

@@ -20,7 +20,7 @@ class Teacher:
     """A model of its own that holds a copy of the average; `taught` is whether there was one yet."""
 
     def __init__(self, model: GPT, every: int) -> None:
-        self.model = model.requires_grad_(False)
+        self.model = model.requires_grad_(False).eval()
         self.taught = False
         self._every = every
 

@@ -3,7 +3,7 @@
 Legend: K heads, V vocabulary, D model width, S sequences, T tokens of a sequence, N positions of all sequences.
 Source: Gloeckle et al. 2024 (arXiv 2404.19737), in the form of spec pr1185.md 2.5: one matrix a head over the shared
 states. Published, no optimizer had the heads: they stayed zero, taught the model nothing, and their gradients, never
-cleared, shortened all others in the clipping. Here AdamW moves them, and they count in the clipped norm as any parameter.
+cleared, shortened all others in the clipping. Here AdamW moves them, and they count in the clipped norm like the rest.
 """
 
 from __future__ import annotations

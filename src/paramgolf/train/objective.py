@@ -1,6 +1,7 @@
 """What a step of training minimises: the one place where the terms of the loss are put together.
 
-    model's loss  +  future_weight * heads further ahead  +  distill_weight * divergence from the averaged weights
+    next token  +  pull of the routers  +  future_weight * heads further ahead
+                +  distill_weight * divergence from the averaged weights
 
 and, once a step rather than once a piece of the batch, `crown_weight` times a penalty of the weights alone. A term that
 the recipe leaves out costs nothing. Legend: S sequences, T tokens of a sequence.
@@ -37,16 +38,16 @@ class Objective:
         self.model, self.future, self.teacher = model, future, teacher
 
     def is_plain(self, distils: bool) -> bool:
-        """Whether the loss of a batch is the model's own, without a term beside it."""
-        return self.future is None and not distils
+        """Whether the loss of a batch is that of the next token, as the model computes it, without a term beside it."""
+        return self.future is None and not distils and not self.model.recipe.routed_layers
 
     def losses(self, inputs_ST: Tensor, targets_ST: Tensor, quantise_bits: int = 0, distils: bool = False) -> Losses:
         """All terms that depend on the batch; the states are computed once for all of them."""
         model, train = self.model, self._recipe.train
-        h_STD = model.hidden(inputs_ST, quantise_bits)
+        h_STD, pull = model.hidden_and_pull(inputs_ST, quantise_bits)
         head_VD = model.embedding.weight.to(h_STD.dtype)
         next_token = softcapped_loss(h_STD.flatten(0, 1), head_VD, targets_ST.reshape(-1), model.recipe.softcap)
-        total = next_token
+        total = next_token if pull is None else next_token + pull
         if self.future is not None:
             total = total + train.future_weight * self.future.loss(h_STD, targets_ST)
         if distils and self.teacher is not None:

@@ -32,7 +32,7 @@ Weights = dict[str, npt.NDArray[np.float32]]
 class TrainState:
     """The model, its optimizers, the average, and how far the run is: steps done and seconds used.
 
-    `objective` has the heads and the teacher, if the recipe wants them; neither is averaged, and no artifact holds them.
+    `objective` has the heads and the teacher, if the recipe wants them: neither is averaged, no artifact holds them.
     """
 
     model: GPT

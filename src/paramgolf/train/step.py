@@ -114,7 +114,7 @@ def backward(state: TrainState, work: Work, settings: StepSettings) -> Tensor:
 
 
 def warm_up(state: TrainState, work: Work, clock: Clock, notes: Notes) -> None:
-    """Compile and run some steps of every form of the loss off the clock, then put back everything that they changed."""
+    """Compile and run some steps of every form of the loss off the clock, then put back all that they changed."""
     recipe, device = work.recipe, work.ranks.device
     with clock.phase("warm-up", on_clock=False):
         if recipe.train.compile and device.type == "cuda":
