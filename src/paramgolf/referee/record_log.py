@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ LN2 = math.log(2.0)
 
 _NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,12})?)"
 _PAIR = re.compile(rf"val_loss:\s*{_NUMBER}\s+val_bpb:\s*{_NUMBER}")
+_COUNTERS = re.compile(r"(?<![A-Za-z0-9_])[0-9][0-9./]*")
+_VAL_BYTES = re.compile(r"val_bytes\s*[:=]\s*([0-9]{1,15})")
+_MODEL_SIZE = re.compile(r"Serialized model[^:\n]{0,80}:\s*([0-9]{1,12})\s*bytes")
 _VAL_TOKENS = re.compile(r"val_tokens\s*[:=]\s*([0-9]{1,12})|val_loader:[^\n]{0,400}?\btokens:\s*([0-9]{1,12})")
 _VOCAB = re.compile(r"vocab_size\s*[:=]\s*([0-9]{1,9})")
 _SEED = re.compile(r"^\s*seed\s*[:=]\s*([0-9]{1,12})", re.MULTILINE)
@@ -22,20 +26,43 @@ _TOTAL_SIZE = re.compile(r"Total submission size[^:\n]{0,80}:\s*([0-9]{1,12})\s*
 _CODE_SIZE = re.compile(r"Code size\s*(\(uncompressed\)|\(compressed\))?\s*:\s*([0-9]{1,12})\s*bytes")
 
 
+MOST_PAIRS = 100_000
+_LABEL = 60  # characters of a line that name its scheme
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One printed val_loss with its val_bpb. `label` is the line before it without counters, such as the step.
+
+    `low` and `high` bound the bytes a token stands for, val_loss / (ln 2 * val_bpb), as far as the printed digits tell;
+    `digits` is how many stand after the point in the shorter of the two.
+    """
+
+    label: str
+    loss: float
+    bpb: float
+    low: float
+    high: float
+    digits: int
+
+
 @dataclass(frozen=True)
 class LogFacts:
     """What one log says; None where it says nothing. Times in seconds, sizes in bytes, losses in nats a token.
 
-    `implied_low` and `implied_high` bound the bytes a token stands for, as far as the printed digits tell:
-    val_loss / (ln 2 * val_bpb).
+    `pairs` are all that it prints, in order, of which the last is the claim: `val_loss`, `val_bpb`, and the bytes a
+    token stands for between `implied_low` and `implied_high`. `model_bytes` and `code_sizes` are all sizes of models
+    and scripts that it prints.
     """
 
     name: str
+    pairs: tuple[Pair, ...]
     val_loss: float | None
     val_bpb: float | None
     implied_low: float
     implied_high: float
     val_tokens: int | None
+    val_bytes: int | None
     vocab_size: int | None
     seed: int | None
     device: str | None
@@ -45,6 +72,8 @@ class LogFacts:
     total_bytes: int | None
     code_bytes: int | None
     compressed_code_bytes: int | None
+    model_bytes: tuple[int, ...]
+    code_sizes: tuple[int, ...]
 
 
 def read_log(name: str, text: str) -> LogFacts:
@@ -58,11 +87,13 @@ def read_log(name: str, text: str) -> LogFacts:
     total = _last(_TOTAL_SIZE, text)
     return LogFacts(
         name=name,
+        pairs=_pairs(text),
         val_loss=loss if loss > 0 else None,
         val_bpb=bpb if bpb > 0 else None,
         implied_low=low,
         implied_high=high,
         val_tokens=int(tokens[1] or tokens[2]) if tokens else None,
+        val_bytes=_int(_VAL_BYTES, text),
         vocab_size=_int(_VOCAB, text),
         seed=_int(_SEED, text),
         device=device[1] if (device := _DEVICE.search(text)) else None,
@@ -72,7 +103,21 @@ def read_log(name: str, text: str) -> LogFacts:
         total_bytes=int(total[1]) if total else None,
         code_bytes=code.get("(uncompressed)", code.get(None)),
         compressed_code_bytes=code.get("(compressed)"),
+        model_bytes=tuple({int(match[1]) for match in _MODEL_SIZE.finditer(text)}),
+        code_sizes=tuple({int(match[2]) for match in _CODE_SIZE.finditer(text)}),
     )
+
+
+def _pairs(text: str) -> tuple[Pair, ...]:
+    found = []
+    for match in itertools.islice(_PAIR.finditer(text), MOST_PAIRS):
+        loss, bpb = float(match[1]), float(match[2])
+        if loss > 0 and bpb > 0:
+            begin = max(text.rfind("\n", 0, match.start()) + 1, match.start() - 2 * _LABEL)
+            label = _COUNTERS.sub("N", text[begin : match.start()].strip())[:_LABEL]
+            digits = min(len(word.partition(".")[2]) for word in match.groups())
+            found.append(Pair(label, loss, bpb, *_implied(match[1], match[2]), digits))
+    return tuple(found)
 
 
 def _implied(loss: str, bpb: str) -> tuple[float, float]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from paramgolf.referee.claims import constancy, worse
+from paramgolf.referee.contradictions import contradictions, doubts
 from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
 from paramgolf.referee.record_folder import SCRIPT, SUBMISSION, RecordFolder
@@ -17,6 +19,7 @@ from paramgolf.referee.rules_bytes import CONTEST_BYTES
 # Bytes a token of the contest's own tokenizers stands for on its validation text (rules 1.8): plain, and with CaseOps.
 BYTES_PER_TOKEN = {1024: (2.43593,), 2048: (2.88456,), 4096: (3.31968,), 8192: (3.72663, 3.15715), 260: (1.0,)}
 RATIO_SLACK = 1e-3
+WORST_FIRST = ("FAIL", "UNPROVEN", "PASS")
 BPB_SLACK = 5e-4  # between submission.json and the mean of the logs
 _UNPROVEN = (
     "credited-once",
@@ -95,20 +98,16 @@ def record_ledger(record: RecordFolder, limits: Limits) -> Finding:
 
 
 def record_bytes(record: RecordFolder) -> Finding:
-    """The denominator that the final pair implies is that of the contest's text (test R0)."""
+    """The final pairs imply the bytes of the contest's text (test R0), and all pairs of a kind imply the same."""
     logs = record.scored_logs()
     if not logs:
         return Finding("bytes", "UNPROVEN", "no log ends in a val_loss and a val_bpb, so the bytes cannot be inferred.")
-    findings = [_implied_bytes(log) for log in logs]
-    for status in ("FAIL", "UNPROVEN"):
-        for finding in findings:
-            if finding.status == status:
-                return finding
-    return findings[0]
+    findings = sorted(map(_implied_bytes, logs), key=lambda finding: WORST_FIRST.index(finding.status))
+    return worse(findings[0], constancy(logs))
 
 
 def record_evidence(record: RecordFolder) -> Finding:
-    """The files that a record must have, three seeds, and one score throughout (O10, O13, C9; test R12)."""
+    """The files that a record must have, three seeds, and one story throughout (O10, O13, C9; test R12)."""
     scores = [log.val_bpb for log in record.scored_logs() if log.val_bpb is not None]
     seeds = {log.seed for log in record.scored_logs() if log.seed is not None}
     claimed = record.submitted("val_bpb")
@@ -121,12 +120,16 @@ def record_evidence(record: RecordFolder) -> Finding:
         if abs(claimed - mean) > BPB_SLACK:
             says = f"{SUBMISSION} claims {claimed:.5f} bits per byte, the {len(scores)} logs average {mean:.5f}."
             return Finding("evidence", "FAIL", says, numbers)
+    broken, doubtful = contradictions(record), doubts(record)
+    if broken:
+        return Finding("evidence", "FAIL", " ".join(broken), numbers)
     missing = [name for name in ("README.md", SUBMISSION, SCRIPT) if name not in record.files]
     lacking = [f"no {name}" for name in missing] + (["no val_bpb in submission.json"] if claimed is None else [])
     lacking += [f"{len(scores)} logs with a final score, 3 are asked for"] if len(scores) < 3 else []
     lacking += [f"{len(seeds)} different seeds in the logs, 3 are asked for"] if len(seeds) < 3 else []
-    if lacking:
-        return Finding("evidence", "UNPROVEN", f"incomplete: {'; '.join(lacking)}.", numbers)
+    if lacking or doubtful:
+        incomplete = [f"incomplete: {'; '.join(lacking)}."] if lacking else []
+        return Finding("evidence", "UNPROVEN", " ".join([*incomplete, *doubtful]), numbers)
     says = f"README, {SUBMISSION}, {SCRIPT} and {len(scores)} logs of {len(seeds)} seeds are there and agree."
     return Finding("evidence", "PASS", says, numbers)
 
