@@ -71,6 +71,7 @@ def test_scored_documents_among_the_calibrations_fail(tmp_path, source):
         {},
         {"source": "train", "text": {"name": "x", "digest": "c" * 64}},
         {"source": "train", "text": None},
+        {"source": "train", "text": {"digest": TRAIN}},
         {"source": "train", "text": {"digest": 7}},
         {"source": "generated", "text": {"name": "x", "digest": "c" * 64}},
         {"source": ["train"], "text": [], "document_hashes": [None, "zz", "-5", "f" * 17, 3]},

@@ -21,6 +21,7 @@ from paramgolf.recipe import Recipe
 
 if TYPE_CHECKING:
     from paramgolf.artifact.pack import PackReport
+    from paramgolf.cli.calibrate import Calibrated
     from paramgolf.clock import Clock
     from paramgolf.ranks import Ranks
     from paramgolf.run_folder import RunFolder
@@ -152,18 +153,20 @@ def train_new_run(recipe: Recipe, data: TrainingData, out: Path, ranks: Ranks, c
 
 
 def train_and_pack(recipe: Recipe, data: TrainingData, run: RunFolder, ranks: Ranks) -> Path | None:
-    """Train (or go on), squeeze, pack, write the ledger, and give the run its final name, which is returned.
+    """Train (or go on), calibrate, squeeze, pack, write the ledger, and give the run its final name, which is returned.
 
     Every rank calls it; all but the first return None after training. Raises `TrainingStopped` after a signal, with
     everything saved; whatever fails later leaves a run that `train --resume` packs without training again.
     """
+    from paramgolf.cli.calibrate import calibrate, training_part
     from paramgolf.clock import Clock
 
     clock = Clock(agree=ranks.agree)
-    weights = train_weights(recipe, data, run, clock, ranks)
+    weights = train_weights(training_part(recipe), data, run, clock, ranks)
+    calibrated = calibrate(recipe, data.tokenizer, weights, data, clock, ranks)
     with clock.phase("squeeze and pack", on_clock=False):  # every rank: its reading of the clock is agreed upon
         if ranks.leads:
-            pack_run(recipe, data.tokenizer, weights, primer_documents(recipe, data), run)
+            pack_run(recipe, data.tokenizer, weights, primer_documents(recipe, data), run, calibrated)
     if not ranks.leads:
         return None
     write_ledger(run, clock)
@@ -229,14 +232,24 @@ def averaged_weights(tensors: Mapping[str, Any]) -> Weights:
 
 
 def pack_run(
-    recipe: Recipe, tokenizer: Tokenizer, weights: Weights, primer: Sequence[Any], run: RunFolder
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    weights: Weights,
+    primer: Sequence[Any],
+    run: RunFolder,
+    calibrated: Calibrated | None = None,
 ) -> PackReport:
-    """Write model.pyz and sizes.json into the run."""
+    """Write model.pyz and sizes.json into the run, and what it was calibrated with."""
     from paramgolf.artifact.pack import pack
+    from paramgolf.cli.calibrate import keep, says_calibrated
 
+    if calibrated is not None:
+        keep(calibrated, weights, run)
+        log(run, says_calibrated(calibrated))
     out = run.path / ARTIFACT
     out.unlink(missing_ok=True)  # of this very run, interrupted between packing and its last rename
-    report = pack(recipe, tokenizer, weights, primer, out)
+    hessians = None if calibrated is None else calibrated.hessians
+    report = pack(recipe, tokenizer, weights, primer, out, hessians=hessians)
     run.write_json("sizes.json", {"tensors": dict(report.bytes_by_tensor), "members": dict(report.bytes_by_member)})
     log(run, says_packed(report))
     return report
@@ -247,7 +260,11 @@ def says_packed(report: PackReport) -> str:
     setting = report.setting
     gave = [f"steps times {setting.coarseness:.2f}"] if setting.coarseness > 1 else []
     gave += [f"{setting.fewer_bits} bits fewer"] if setting.fewer_bits else []
+    gave += [f"{setting.pruned:,} of ±1 made 0"] if setting.pruned else []
     gave += [f"{report.documents_dropped:,} carried documents dropped"] if report.documents_dropped else []
+    gave += [f"{100 * report.floored_share:.1f} % of rows on the floor"] if report.floored_share is not None else []
+    unmended = report.unmended
+    gave += [f"{len(unmended)} matrices rounded to nearest: {', '.join(unmended[:4])}"] if unmended else []
     return (
         f"packed {report.bytes:,} of {report.budget:,} bytes ({report.bytes_without_tokenizer:,} without tokenizer), "
         f"weights off by {100 * report.relative_error:.2f} %{', ' if gave else ''}{', '.join(gave)}"

@@ -1,7 +1,9 @@
 """Squeeze a trained run again, to another budget or with other bits, into a new file or (with --new-run) a run folder
 that can be scored and submitted like any other; the run itself stays as it is.
 
-The carried text is at most what RUN/model.pyz carries.
+The carried text is at most what RUN/model.pyz carries. GPTQ (--squeeze.quantiser gptq) takes the second moments that
+the run kept when it was calibrated; a run without them is calibrated now, on text of the model's own making or, with
+--data, on the training text, whose time then counts as training.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from paramgolf.recipe import BudgetRecipe, Recipe
 
 if TYPE_CHECKING:
     from paramgolf.artifact.pack import PackReport
-    from paramgolf.cli.life import Weights
+    from paramgolf.cli.calibrate import Calibrated
+    from paramgolf.cli.life import TrainingData, Weights
+    from paramgolf.clock import Clock
     from paramgolf.run_folder import RunFolder
     from paramgolf.text.tokenizer import Tokenizer
 
@@ -31,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=byte_count, metavar="BYTES", help="largest size (default: the recipe's)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the new file (default RUN/model-BYTES.pyz)")
     parser.add_argument("--new-run", type=Path, metavar="RUN2", help="a new run folder instead of a file")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the run's training shards, for GPTQ to calibrate on")
     add_recipe_flags(parser, ["squeeze"])
 
 
@@ -38,7 +43,9 @@ def run(options: argparse.Namespace, output: Output) -> int:
     """Read the trained weights, squeeze, pack, show."""
     from paramgolf.artifact.open import open_artifact
     from paramgolf.artifact.pack import pack
+    from paramgolf.cli.calibrate import says_calibrated
     from paramgolf.cli.life import ARTIFACT, averaged_weights, says_packed
+    from paramgolf.clock import Clock
     from paramgolf.run_folder import RunFolder
     from paramgolf.train.checkpoint import CHECKPOINT, load_checkpoint
 
@@ -50,15 +57,23 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.budget is not None:
         recipe = dataclasses.replace(recipe, budget=_packed_budget(recipe.budget, budget))
     packed = open_artifact(folder.path / ARTIFACT)
-    weights = averaged_weights(load_checkpoint(folder.path / CHECKPOINT)[0])
+    tensors, trained = load_checkpoint(folder.path / CHECKPOINT)
+    weights = averaged_weights(tensors)
     primer = packed.primer if recipe.squeeze.carry_text else ()
+    clock = Clock()
+    training = _training_data(options, recipe, packed.tokenizer, trained.data_digest)
+    calibrated = _calibrated(recipe, folder, packed.tokenizer, weights, training, clock)
+    if calibrated is not None:
+        output.note(says_calibrated(calibrated))
     if options.new_run is not None:
-        report = _new_run(options.new_run, folder, recipe, packed.tokenizer, weights, primer)
+        model = _Model(recipe, packed.tokenizer, weights, primer, calibrated)
+        report = _new_run(options.new_run, folder, model, clock)
         out = options.new_run / ARTIFACT
         output.next("paramgolf", "score", out, "TEXT", "--out", options.new_run)
     else:
         out = options.out or folder.path / f"model-{budget}.pyz"
-        report = pack(recipe, packed.tokenizer, weights, primer, out)
+        hessians = None if calibrated is None else calibrated.hessians
+        report = pack(recipe, packed.tokenizer, weights, primer, out, hessians=hessians)
         output.say(f"{out}: {says_packed(report)}")
         output.next("paramgolf", "score", out, "TEXT")
     output.result(
@@ -71,6 +86,9 @@ def run(options: argparse.Namespace, output: Output) -> int:
             "fewer_bits": report.setting.fewer_bits,
             "documents_carried": report.setting.documents,
             "documents_dropped": report.documents_dropped,
+            "pruned": report.setting.pruned,
+            "floored_share": report.floored_share,
+            "unmended": list(report.unmended),
             "relative_error": report.relative_error,
             "members": report.bytes_by_member,
             "digest": report.digest,
@@ -85,26 +103,71 @@ def _packed_budget(budget: BudgetRecipe, packed_bytes: int) -> BudgetRecipe:
     return dataclasses.replace(budget, artifact_bytes=cap, reserved_bytes=cap - packed_bytes)
 
 
+def _calibrated(
+    recipe: Recipe, folder: RunFolder, tokenizer: Tokenizer, weights: Weights, data: TrainingData | None, clock: Clock
+) -> Calibrated | None:
+    """What GPTQ needs: kept by the run, or collected now."""
+    from paramgolf.cli.calibrate import calibrate, kept
+    from paramgolf.ranks import Ranks, pick_device
+
+    if recipe.squeeze.quantiser != "gptq":
+        return None
+    found = None if data is not None else kept(recipe, weights, folder)
+    return found or calibrate(recipe, tokenizer, weights, data, clock, Ranks(device=pick_device(0)))
+
+
+def _training_data(
+    options: argparse.Namespace, recipe: Recipe, tokenizer: Tokenizer, trained_on: str
+) -> TrainingData | None:
+    """The shards that --data names, if they are the very ones that the run was trained on."""
+    from paramgolf.cli.life import data_of_folder
+    from paramgolf.errors import LeakError
+    from paramgolf.text.shard_folder import ShardFolder
+    from paramgolf.train.data_digest import data_digest
+
+    if options.data is None:
+        return None
+    if recipe.squeeze.quantiser != "gptq" or recipe.squeeze.calibration != "train":
+        raise UsageError(f"--data {options.data} is for --squeeze.quantiser gptq --squeeze.calibration train")
+    data = data_of_folder(ShardFolder.open(options.data, tokenizer), options.data)
+    found = data_digest(data.shards, data.tokenizer.digest, str(data.text.get("digest", "")))
+    if found != trained_on:
+        raise LeakError(
+            f"{options.data} holds data {found[:16]}, the run was trained on {trained_on[:16] or 'nobody knows what'}; "
+            "calibration takes the training data alone"
+        )
+    return data
+
+
 # What a run knows of its training, which squeezing it again does not change.
 _OF_TRAINING = ("env.json", "train_documents.npy", "log.txt", "metrics.jsonl")
 
 
-def _new_run(
-    path: Path, trained: RunFolder, recipe: Recipe, tokenizer: Tokenizer, weights: Weights, primer: Sequence[Any]
-) -> PackReport:
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """What goes into the new file."""
+
+    recipe: Recipe
+    tokenizer: Tokenizer
+    weights: Weights
+    primer: Sequence[Any]
+    calibrated: Calibrated | None
+
+
+def _new_run(path: Path, trained: RunFolder, model: _Model, clock: Clock) -> PackReport:
     """A run folder with the same training and another model.pyz; the checkpoint stays in the old one."""
     from paramgolf.cli.life import log, pack_run, write_recipe
     from paramgolf.run_folder import RunFolder
 
     run = RunFolder.create(path)
     try:
-        write_recipe(run, recipe)
+        write_recipe(run, model.recipe)
         for name in _OF_TRAINING:
             if (trained.path / name).exists():
                 shutil.copyfile(trained.path / name, run.path / name)
-        run.write_json("ledger.json", _ledger_of_training(trained))
+        run.write_json("ledger.json", [*_ledger_of_training(trained), *clock.record()])
         log(run, f"squeezed again from the weights of {trained.final_path}")
-        report = pack_run(recipe, tokenizer, weights, primer, run)
+        report = pack_run(model.recipe, model.tokenizer, model.weights, model.primer, run, model.calibrated)
         run.finish()
     except BaseException:
         run.discard()

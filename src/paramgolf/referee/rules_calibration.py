@@ -34,7 +34,7 @@ def calibration(found: Evidence) -> Told:
         return "FAIL", f"{shared:,} of the documents that were scored calibrated the weights."
     if record.get("source") == "generated" and record.get("text") is None:
         return "PASS", "The weights were calibrated on text of the model's own making."
-    if record.get("source") == "train" and digest and digest == _training_digest(found):
+    if record.get("source") == "train" and _is_training_text(record, found):
         return "PASS", "The weights were calibrated on the training text."
     return "UNPROVEN", f"the weights were calibrated on {_named(record)}, which nobody can tell from the held-out text."
 
@@ -45,8 +45,12 @@ def _digest(record: Mapping[str, Any]) -> str:
     return digest if isinstance(digest, str) else ""
 
 
-def _training_digest(found: Evidence) -> str:
-    return _digest({"text": (found.environment or {}).get("train_text")})
+def _is_training_text(record: Mapping[str, Any], found: Evidence) -> bool:
+    """Whether the record's text is the one that env.json says was trained on; both may lack a digest (bare shards)."""
+    mine, trained = record.get("text"), (found.environment or {}).get("train_text")
+    if not isinstance(mine, dict) or not isinstance(trained, dict):
+        return False
+    return all(isinstance(mine.get(key), str) and mine[key] == trained.get(key) for key in ("name", "digest"))
 
 
 def _shared(record: Mapping[str, Any], found: Evidence) -> int:
