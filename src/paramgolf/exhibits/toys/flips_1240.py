@@ -89,7 +89,7 @@ def run_flips(variant: Variant) -> Flips:
         null_L = frozen.cost(nothing, nothing, frozen.target_L) - frozen.cost(nothing, nothing, _flip(frozen, 127))
     a_L = (frozen.fitted(variant, _flip(frozen, 127)) - base_L).abs()[SCORED_FROM:127]
     generator = torch.Generator().manual_seed(999)
-    wrong = []
+    wrong: list[float] = []
     while len(wrong) < 32:
         value = int(torch.randint(0, VOCABULARY, (1,), generator=generator))
         if value != int(frozen.target_L[96]):

@@ -60,10 +60,14 @@ def chunks(world: World, sequences: Sequence[Tokens]) -> Iterator[tuple[int, Int
     for which, tokens in enumerate(sequences):
         for first in range(1, len(tokens), CHUNK):
             targets_T = np.arange(first, min(first + CHUNK, len(tokens)))
-            rows = [_context_logits(world, tokens, int(target)) for target in targets_T]
-            yield which, targets_T, np.array(rows)
+            yield which, targets_T, _context_logits(world, tokens, targets_T)
 
 
-def _context_logits(world: World, tokens: Tokens, target: int) -> Float64:
-    inputs = np.asarray(tokens[np.arange(max(0, target - world.window), target)], dtype=np.int64)
-    return world.logits(world.hidden(inputs[None])[0, -1])
+def _context_logits(world: World, tokens: Tokens, targets_T: Int64) -> Float64:
+    """Logits [T, V]: each row's window is padded behind its last input, which a causal model does not see."""
+    first_T = np.maximum(0, targets_T - world.window)
+    columns_L = np.arange(world.window)
+    inside_TL = columns_L < (targets_T - first_T)[:, None]
+    inputs_TL = np.where(inside_TL, first_T[:, None] + columns_L, 0)
+    inputs_TL = np.asarray(tokens[inputs_TL], dtype=np.int64)
+    return world.logits(world.hidden(inputs_TL)[np.arange(len(targets_T)), targets_T - first_T - 1])
