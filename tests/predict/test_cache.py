@@ -404,7 +404,7 @@ def test_lanes(rule: str) -> None:
     assert rows.all_rows(0).shape == (4, VOCAB)
     predictor.observe(second)
     alone.observe(other)
-    third = Chunk(second.tokens.copy(), np.array([9, 9, 9]), np.array([False, False, False]))
+    third = Chunk(second.tokens[[1, 0, 2], :4], np.array([4, 4, 4]), np.array([False, False, False]))  # lane 0's text
     assert not np.array_equal(predictor.predict(third).realised()[1], alone.predict(third).realised()[1])
     with pytest.raises(IndexError, match="lane 0 position 4 is padding"):
         rows.row(0, 4)
