@@ -9,7 +9,8 @@ import copy
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from paramgolf.errors import RecipeError
 
@@ -18,25 +19,62 @@ if TYPE_CHECKING:
 
     from paramgolf.artifact.artifact import Artifact
     from paramgolf.model.gpt import GPT
+    from paramgolf.predict.cache_rules import Rule
     from paramgolf.predict.ngram import NgramPredictor
+    from paramgolf.predict.ngram_counts import NgramCounts
     from paramgolf.predict.protocol import Predictor
     from paramgolf.predict.window import WindowPredictor
     from paramgolf.ranks import Ranks
     from paramgolf.recipe import ScoreRecipe
 
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What is wrapped around the model, from the inside out: training, a fitted delta, a mixture with counts."""
+
+    says: str
+    ttt: bool = False
+    slot: bool = False
+    counts: Literal[
+        "", "escapes", "laplace", "normcache", "gated-normcache", "backoff", "learnt-backoff", "discounting"
+    ] = ""
+    carried: bool = True  # whether the counts begin with the text that the artifact carries
+    neural: bool = True
+
+    def __str__(self) -> str:
+        return self.says
+
+
 ADAPTATIONS = {
-    "none": "the neural model alone",
-    "ttt": "the model trains on each chunk once it is scored (#549)",
-    "ngram": "mixed with exact n-gram counts of the carried and the scored text",
-    "ngram-fresh": "the same, but the counts start empty: carried text is left aside",
-    "ngram-only": "the n-gram counts alone, without the model",
-    "ttt-ngram": "both: test-time training, mixed with n-gram counts",
+    "none": Adaptation("the neural model alone"),
+    "ttt": Adaptation("the model trains on each chunk once it is scored (#549)", ttt=True),
+    "slot": Adaptation("a delta of states and logits, fitted to tokens already scored (#1430, repaired)", slot=True),
+    "ttt-slot": Adaptation("both", ttt=True, slot=True),
+    "ngram": Adaptation("mixed with exact n-gram counts of the carried and the scored text", counts="escapes"),
+    "ngram-fresh": Adaptation(
+        "the same, but the counts start empty: carried text is left aside", counts="escapes", carried=False
+    ),
+    "ngram-only": Adaptation("the n-gram counts alone, without the model", counts="escapes", neural=False),
+    "ttt-ngram": Adaptation("test-time training, mixed with n-gram counts", ttt=True, counts="escapes"),
+    "slot-ngram": Adaptation("a fitted delta, mixed with n-gram counts", slot=True, counts="escapes"),
+    "laplace": Adaptation("add-one on the longest known context, by entropy (#1185 as published)", counts="laplace"),
+    "normcache": Adaptation("the model's row as the prior of long contexts (#1185, repaired)", counts="normcache"),
+    "gated-normcache": Adaptation("the same behind a gate that is learnt", counts="gated-normcache"),
+    "backoff": Adaptation("all orders back off to the next, by entropy (#1430, repaired)", counts="backoff"),
+    "learnt-backoff": Adaptation("the same with shares that are learnt", counts="learnt-backoff"),
+    "discounting": Adaptation("absolute discounting with shares that are learnt", counts="discounting"),
+    "ttt-normcache": Adaptation("test-time training and normcache (#1185, repaired)", ttt=True, counts="normcache"),
+    "slot-backoff": Adaptation("a fitted delta and backoff", slot=True, counts="backoff"),
+    "ttt-slot-backoff": Adaptation(
+        "test-time training, a fitted delta and backoff (#1430, repaired)", ttt=True, slot=True, counts="backoff"
+    ),
 }
 
 
 FRAMES = 8  # of the neural window in one batch on a CPU: a chunk of the usual length is one
 LONG_WINDOW = 1024  # from here on one frame keeps a CPU busy, and a batch of several only makes single rows dear
 GPU_BATCH_TOKENS = 65_536
+FEW_TOKENS = 1 << 14  # that a table of counts has room for at once
 
 
 def build_predictor(
@@ -56,16 +94,15 @@ def build_predictor(
     `ranks` each computes its part of the neural rows and all get the same ones. Fewer `frames` a batch answer short
     chunks sooner. Raises `RecipeError` for an unknown name, and where something in the recipe needs `tokens`.
     """
-    from paramgolf.predict.mix import MixPredictor
-
     if adapt not in ADAPTATIONS:
         raise RecipeError(f"no adaptation {adapt!r}; known: {', '.join(ADAPTATIONS)}")
     if incremental and lanes != 1:
         raise RecipeError(f"a file is coded in one lane, not in {lanes}")
-    if adapt == "ngram-only":
-        return _ngram(artifact, lanes, primed=True)
+    chosen = ADAPTATIONS[adapt]
+    if not chosen.neural:
+        return _escapes(artifact, lanes, carried=chosen.carried)
     neural: Predictor
-    if adapt.startswith("ttt"):
+    if chosen.ttt:
         from paramgolf.predict.ttt import TttPredictor
 
         # A file is coded token by token: one frame at a time is all that a row needs. A GPU would train to other bits.
@@ -75,9 +112,11 @@ def build_predictor(
         neural = _stepwise(artifact)
     else:
         neural = _window(artifact, lanes, frames, ranks)
-    if "ngram" not in adapt:
-        return neural
-    return MixPredictor(neural, _ngram(artifact, lanes, primed=adapt != "ngram-fresh"))
+    if chosen.slot:
+        from paramgolf.predict.slot import SlotPredictor
+
+        neural = SlotPredictor(neural, artifact.recipe.score, lanes)
+    return _mixed(neural, artifact, chosen, lanes)
 
 
 def predictor_maker(
@@ -125,19 +164,70 @@ def _stepwise(artifact: Artifact) -> Predictor:
     return StepPredictor(artifact.weights, recipe.model, recipe.score, tokenizer.vocab_size, tokenizer.boundary_id)
 
 
-def _ngram(artifact: Artifact, lanes: int, *, primed: bool) -> NgramPredictor:
+def _mixed(neural: Predictor, artifact: Artifact, chosen: Adaptation, lanes: int) -> Predictor:
+    """The model's rows, mixed with counts if that is wanted."""
+    if not chosen.counts:
+        return neural
+    if chosen.counts == "escapes":
+        from paramgolf.predict.mix import MixPredictor
+
+        return MixPredictor(neural, _escapes(artifact, lanes, carried=chosen.carried))
+    from paramgolf.predict.cache import CachePredictor
+
+    return CachePredictor(neural, _counts(artifact, lanes), _rule(artifact, chosen.counts))
+
+
+def _rule(artifact: Artifact, name: str) -> Rule:
+    from paramgolf.predict import cache_rules
+
+    recipe, vocab_size = artifact.recipe.score, artifact.tokenizer.vocab_size
+    if name == "normcache":
+        return cache_rules.norm_cache(recipe)
+    if name == "gated-normcache":
+        return cache_rules.gated_norm_cache(recipe)
+    rules = {
+        "laplace": cache_rules.laplace,
+        "backoff": cache_rules.backoff,
+        "learnt-backoff": cache_rules.learnt_backoff,
+        "discounting": cache_rules.discounting,
+    }
+    return rules[name](recipe, vocab_size)
+
+
+def _counts(artifact: Artifact, lanes: int) -> NgramCounts:
+    from paramgolf.predict.ngram_counts import NgramCounts
+
+    recipe, tokenizer = artifact.recipe.score, artifact.tokenizer
+    counts = NgramCounts(
+        recipe.ngram_order,
+        tokenizer.vocab_size,
+        tokenizer.boundary_id,
+        lanes,
+        lag=recipe.ngram_lag,
+        most_bytes=recipe.ngram_bytes,
+        expected_tokens=_carried_tokens(artifact),
+    )
+    counts.prime(artifact.primer)
+    return counts
+
+
+def _escapes(artifact: Artifact, lanes: int, *, carried: bool) -> NgramPredictor:
     from paramgolf.predict.ngram import NgramPredictor
 
-    documents = artifact.primer if primed else ()
     predictor = NgramPredictor(
         artifact.recipe.score.ngram_order,
         artifact.tokenizer.vocab_size,
         artifact.tokenizer.boundary_id,
         lanes,
-        expected_tokens=sum(len(document) + 1 for document in documents) + (1 << 14),
+        expected_tokens=_carried_tokens(artifact) if carried else FEW_TOKENS,
     )
-    predictor.prime(documents)
+    predictor.prime(artifact.primer if carried else ())
     return predictor
+
+
+def _carried_tokens(artifact: Artifact) -> int:
+    """Tokens that counts begin with, and some more."""
+    return sum(len(document) + 1 for document in artifact.primer) + FEW_TOKENS
 
 
 def _model(artifact: Artifact, device: torch.device) -> GPT:
