@@ -24,6 +24,7 @@ VERBS = {
     "check": "referee a run, an artifact or a record folder",
     "encode": "compress a file with an artifact",
     "decode": "restore a file that encode made",
+    "compare": "scored runs side by side: means, intervals, Welch and paired tests",
     "submit": "the record folder of a contest, from scored runs",
     "recipes": "what recipes exist, and what is in one",
     "report": "the HTML page of a run",

@@ -49,8 +49,9 @@ def _same_end(logs: Sequence[LogFacts]) -> Iterator[str]:
 
 def _mean_loss(record: RecordFolder, logs: Sequence[LogFacts]) -> Iterator[str]:
     claimed, losses = record.submitted("val_loss"), [log.val_loss for log in logs if log.val_loss is not None]
-    if claimed is not None and losses and abs(claimed - statistics.fmean(losses)) > SCORE_SLACK:
-        yield f"{SUBMISSION} claims val_loss {claimed:.5f}, the {len(losses)} logs average {statistics.fmean(losses):.5f}."
+    mean = statistics.fmean(losses) if losses else None
+    if claimed is not None and mean is not None and abs(claimed - mean) > SCORE_SLACK:
+        yield f"{SUBMISSION} claims val_loss {claimed:.5f}, the {len(losses)} logs average {mean:.5f}."
 
 
 def _seed_results(record: RecordFolder, logs: Sequence[LogFacts]) -> Iterator[str]:
@@ -62,7 +63,10 @@ def _seed_results(record: RecordFolder, logs: Sequence[LogFacts]) -> Iterator[st
         if not isinstance(claimed, int | float) or isinstance(claimed, bool) or log.val_bpb is None:
             continue
         if not abs(claimed - log.val_bpb) <= SCORE_SLACK:
-            yield f"{SUBMISSION} lists {claimed:.5f} bits per byte for seed {log.seed}, {log.name} ends in {log.val_bpb:.5f}."
+            yield (
+                f"{SUBMISSION} lists {claimed:.5f} bits per byte for seed {log.seed}, "
+                f"{log.name} ends in {log.val_bpb:.5f}."
+            )
 
 
 def _scripts(record: RecordFolder) -> Iterator[str]:
@@ -80,7 +84,8 @@ def _seeds(record: RecordFolder) -> Iterator[str]:
     if isinstance(listed, list | Mapping) and seeds:
         named = {str(seed)[:20] for seed in listed}
         if named != {str(seed) for seed in seeds}:
-            yield f"{SUBMISSION} names the seeds {', '.join(sorted(named)[:8])}, the logs {', '.join(map(str, sorted(seeds)))}."
+            in_logs = ", ".join(map(str, sorted(seeds)))
+            yield f"{SUBMISSION} names the seeds {', '.join(sorted(named, key=len)[:8])}, the logs {in_logs}."
 
 
 def _submitted_bytes(record: RecordFolder) -> Iterator[str]:

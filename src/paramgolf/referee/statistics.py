@@ -106,7 +106,8 @@ def sign_tail(better: int, worse: int) -> float:
     if tosses > 1000:  # exact sums of such binomials are long, and a normal is right to three digits
         z = max(0.0, abs(better - worse) - 1.0) / math.sqrt(tosses)
         return math.erfc(z / math.sqrt(2))
-    return min(1.0, 2 * sum(math.comb(tosses, k) for k in range(fewer + 1)) / 2**tosses)
+    ways = sum(math.comb(tosses, k) for k in range(fewer + 1))
+    return min(1.0, 2 * ways / (1 << tosses))
 
 
 def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
