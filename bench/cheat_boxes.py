@@ -12,7 +12,7 @@ import numpy as np
 
 from paramgolf.exhibits import EXHIBITS, Exhibit
 from paramgolf.exhibits.toys import CHEATS, TOYS, Toy, toy_row, toy_score, toy_scores, toy_stream
-from paramgolf.exhibits.toys.alphabet import byte_weights, text_of
+from paramgolf.exhibits.toys.alphabet import text_of
 from paramgolf.exhibits.toys.world import long_tokens, small_tokens, small_world
 from paramgolf.predict.protocol import Chunk, Float64, Int64, Predictor, TableRows
 from paramgolf.referee.blackbox import Batched, BlackBox, Books, Builder, GuardedTokens, Layout, from_predictor
@@ -20,7 +20,7 @@ from paramgolf.referee.blackbox import Batched, BlackBox, Books, Builder, Guarde
 WORLD = small_world()
 SLIDING = Layout(stride=4, block=16, first=28)  # batches of four windows: 28 targets, then 16 at a time
 CHUNKED = Layout(stride=1, block=16)
-EXHIBIT_VOCABULARY, EXHIBIT_CHUNK = 24, 16
+EXHIBIT_VOCABULARY, EXHIBIT_CHUNK, EXHIBIT_AT = 24, 16, 161
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def toy_case(toy: Toy) -> Case:
         logprobs=lambda tokens, target: toy_row(WORLD, toy.make(), tokens, target),
         batched=Batched(many, WORLD.batch, targets=24, free=toy.free_batch),
         books=Books(lambda tokens: toy.credited(np.arange(1, len(tokens))), toy.byte_weights, text_of),
-        builder=Builder(toy.build) if toy.build else None,
+        # A toy without a build of its own is its random weights: they come from no text at all.
+        builder=Builder(toy.build or (lambda train, val: WORLD.embedding_VD.tobytes())),
         stream=stream,
     )
     tokens, at = (long_tokens()[:201], 165) if toy.needs_filling else (small_tokens(), 29)
@@ -109,13 +110,16 @@ class WholeRows(TableRows):
 
 
 def exhibit_text() -> Int64:
-    """193 tokens of a random chain in which each token has a few likely followers, so that there is much to learn."""
+    """257 tokens of a random chain: some tokens are common, and each has two likely followers, so there is much to
+    learn and much to be gained by cheating."""
     rng = np.random.default_rng(21)
-    follower_VF = rng.integers(0, EXHIBIT_VOCABULARY - 1, (EXHIBIT_VOCABULARY, 2))
+    share_V = 1.0 / np.arange(1, EXHIBIT_VOCABULARY) ** 1.3
+    share_V /= share_V.sum()
+    follower_VF = rng.choice(EXHIBIT_VOCABULARY - 1, size=(EXHIBIT_VOCABULARY, 2), p=share_V)
     tokens = [0]
-    for _ in range(192):
-        likely = rng.random() < 0.8
-        tokens.append(int(rng.choice(follower_VF[tokens[-1]]) if likely else rng.integers(0, EXHIBIT_VOCABULARY - 1)))
+    for _ in range(256):
+        rare = int(rng.choice(EXHIBIT_VOCABULARY - 1, p=share_V))
+        tokens.append(int(rng.choice(follower_VF[tokens[-1]])) if rng.random() < 0.7 else rare)
     return np.array(tokens)
 
 
@@ -150,4 +154,4 @@ def exhibit_case(exhibit: Exhibit) -> Case:
         return exhibit.build(Pairs, documents)
 
     box = _boxed(f"exhibit:{exhibit.name}", make)
-    return Case(f"exhibit:{exhibit.name}", exhibit.summary, False, box, exhibit_text(), 97)
+    return Case(f"exhibit:{exhibit.name}", exhibit.summary, False, box, exhibit_text(), EXHIBIT_AT)

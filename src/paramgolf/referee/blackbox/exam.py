@@ -25,10 +25,10 @@ class Effort:
 
     flips: int = 64
     cuts: int = 48
-    swaps: int = 4
+    swaps: int = 8
     candidates: int = 2048
     uniform: int = 400
-    decoded: int = 32
+    decoded: int = 64
     calls: int = 4096
 
 
