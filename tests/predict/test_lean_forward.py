@@ -198,7 +198,7 @@ def test_a_router_spares_the_rows_that_it_does_not_serve(monkeypatch: pytest.Mon
     """Rows that a router leaves out cost no product: as many parts as the served ones fill, none if there are none."""
     monkeypatch.setattr(lean_forward, "SLAB_BYTES", slab_bytes)
     recipe = dataclasses.replace(ODD, layers=1, routed_layers=(0,))
-    model, tokens, shapes = make_model(recipe), make_tokens(2, 200), []
+    model, tokens, shapes = make_model(recipe), make_tokens(2, 192), []
     scores: list[Tensor] = []
     assert model.blocks[0].router is not None
     model.blocks[0].router.register_forward_hook(lambda _module, _args, out: scores.append(out.flatten()))
@@ -212,9 +212,9 @@ def test_a_router_spares_the_rows_that_it_does_not_serve(monkeypatch: pytest.Mon
     model_states(model, tokens)
     served = int((scores[0] > 0).sum())
     lean_hidden(model, tokens)
-    assert 0 < served < 350
+    assert 0 < served < 300
     part = shapes[0]
-    slabs = 8 if slab_bytes == 1 else 1
+    slabs = 6 if slab_bytes == 1 else 1
     assert set(shapes) == {part} and -(-served // part) <= len(shapes) < -(-served // part) + slabs
     with torch.no_grad():
         model.blocks[0].router.bias.fill_(-1000.0)

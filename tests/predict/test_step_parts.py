@@ -1,4 +1,4 @@
-"""The stepwise model with the parts of #549, one by one and all together, against the model in float64."""
+"""The stepwise model with the parts of #549 and #1185, one by one and all together, against the model in float64."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ ALL = ModelRecipe(
     block_scales=True,
     depth_scale=True,
 )
+GATED = dataclasses.replace(ALL, value_residual=True, gated_attention=True, gated_mlp=True, routed_layers=(1, 3, 4))
 SCORE = ScoreRecipe(window=80, stride=50)
 TINY = ModelRecipe(
     layers=3,
@@ -138,6 +139,14 @@ SINGLE_PARTS = [
     {"residual_mix": True},
     {"block_scales": True},
     {"depth_scale": True},
+    {"value_residual": True},
+    {"value_residual": True, "value_layers": (0, 2), "xsa_layers": (1, 2)},
+    {"gated_attention": True},
+    {"gated_attention": True, "xsa_layers": (0, 1, 2)},
+    {"gated_mlp": True},
+    {"gated_mlp": True, "mlp_slope": 0.5},
+    {"routed_layers": (0, 2)},
+    {"routed_layers": (0, 1, 2), "gated_mlp": True, "mlp_slope": 0.5},
 ]
 
 
@@ -184,6 +193,10 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
         residual_mix=draw(st.booleans()),
         block_scales=draw(st.booleans()),
         depth_scale=draw(st.booleans()),
+        value_residual=draw(st.booleans()),
+        gated_attention=draw(st.booleans()),
+        gated_mlp=draw(st.booleans()),
+        routed_layers=draw(some_layers),
     )
     cuts = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     inputs, weights = (
@@ -197,17 +210,17 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
 
 def test_the_cache_in_float32_costs_little() -> None:
     """The predictor keeps keys and values in float32: states move by less than the logits' rounding hides."""
-    weights, inputs = make_weights(ALL), make_tokens(90)
-    exact = step_states(ALL, weights, inputs, [90])
-    found = step_states(ALL, weights, inputs, [90], np.float32)
+    weights, inputs = make_weights(GATED), make_tokens(90)
+    exact = step_states(GATED, weights, inputs, [90])
+    found = step_states(GATED, weights, inputs, [90], np.float32)
     assert 0 < np.abs(found - exact).max() < 1e-5
 
 
 def test_states_that_nobody_wants_are_left_out_without_moving_the_others() -> None:
     """With room for the last states only, those have the bits of a call for all, and so have later ones."""
-    weights, inputs = make_weights(ALL), make_tokens(90)
-    expected = step_states(ALL, weights, inputs, [90], np.float32)
-    gathered = gather_weights(weights, ALL, 90, V, BOUNDARY)
+    weights, inputs = make_weights(GATED), make_tokens(90)
+    expected = step_states(GATED, weights, inputs, [90], np.float32)
+    gathered = gather_weights(weights, GATED, 90, V, BOUNDARY)
     keys = np.zeros((5, 2, 6, 90), dtype=np.float32)
     cache = StepCache(keys, np.zeros((5, 2, 90, 6), dtype=np.float32))
     few, rest = np.empty((3, 24)), np.empty((20, 24))
@@ -218,9 +231,9 @@ def test_states_that_nobody_wants_are_left_out_without_moving_the_others() -> No
 
 def test_rows_with_all_parts_agree_with_the_model_within_the_rounding() -> None:
     """Over several frames the rows are those of the model at each frame's inputs, to the logits' 1/256."""
-    weights, tokens = make_weights(ALL), make_tokens(190)
-    rows = StepPredictor(weights, ALL, SCORE, V, BOUNDARY).predict(make_chunk(tokens)).all_rows(0)
-    model, line = model_of(ALL, weights), np.concatenate([[BOUNDARY], tokens])
+    weights, tokens = make_weights(GATED), make_tokens(190)
+    rows = StepPredictor(weights, GATED, SCORE, V, BOUNDARY).predict(make_chunk(tokens)).all_rows(0)
+    model, line = model_of(GATED, weights), np.concatenate([[BOUNDARY], tokens])
     for piece in FrameGrid(SCORE.window, SCORE.stride).pieces(0, len(tokens)):
         frame = line[piece.start :][: SCORE.window]
         frame = np.pad(frame, (0, SCORE.window - len(frame)))  # the NTK base is that of a whole window
@@ -235,14 +248,25 @@ def test_rows_with_all_parts_agree_with_the_model_within_the_rounding() -> None:
 def test_rows_with_all_parts_have_the_same_bits_however_the_stream_is_cut(cuts: list[int]) -> None:
     """Chunks of any lengths give the bits of one chunk: pairs and smears look back over the cuts."""
     tokens = make_tokens(sum(cuts))
-    weights = make_weights(ALL)
-    whole = StepPredictor(weights, ALL, SCORE, V, BOUNDARY).predict(make_chunk(tokens)).all_rows(0)
-    predictor, at = StepPredictor(weights, ALL, SCORE, V, BOUNDARY), 0
+    weights = make_weights(GATED)
+    whole = StepPredictor(weights, GATED, SCORE, V, BOUNDARY).predict(make_chunk(tokens)).all_rows(0)
+    predictor, at = StepPredictor(weights, GATED, SCORE, V, BOUNDARY), 0
     for size in cuts:
         chunk = make_chunk(tokens[at : at + size])
         assert (predictor.predict(chunk).all_rows(0) == whole[at : at + size]).all()
         predictor.observe(chunk)
         at += size
+
+
+def test_the_rows_that_a_router_leaves_out_are_those_of_the_stream_alone() -> None:
+    """A router whose bias shuts it for all positions gives, bit for bit, a model whose MLP adds nothing."""
+    recipe = ModelRecipe(layers=1, width=24, heads=2, kv_heads=1, routed_layers=(0,))
+    weights, inputs = make_weights(recipe), make_tokens(45)
+    shut = weights | {"blocks.0.router.bias": np.array([-1e4], dtype=np.float32)}
+    silent = weights | {"blocks.0.mlp.down.weight": np.zeros_like(weights["blocks.0.mlp.down.weight"])}
+    found = step_states(recipe, shut, inputs, [45])
+    assert (found == step_states(recipe, silent, inputs, [45])).all()
+    assert (found != step_states(recipe, weights, inputs, [45])).any()
 
 
 @pytest.mark.parametrize(("pairs", "base", "length"), [(8, 22081.790273476247, 2048), (32, 1e4, 256), (1, 1e4, 9)])

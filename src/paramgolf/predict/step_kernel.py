@@ -1,8 +1,8 @@
 """The GPT of `ModelRecipe` for some tokens at a time with a key/value cache: float64, one fixed order of summation.
 
 Legend: T inputs of a block, N inputs of a call with those before it, L layers, D width, H query heads, G key/value
-heads, K channels of a head, C = G K, J = 2 C (keys and values side by side), M channels of the MLP, W window,
-V vocabulary, Q rows of queries. Plain reference: `paramgolf.model.gpt.GPT`.
+heads, K channels of a head, C = G K, J keys, values and scores of gates side by side, M channels of the MLP, U
+those with their gates, W window, V vocabulary, Q rows of queries. Plain reference: `paramgolf.model.gpt.GPT`.
 
 The layers are one compiled function that calls small ones, few levels deep: numba optimises all that a function calls
 anew in every caller, and a new machine waits for that.
@@ -28,6 +28,7 @@ from paramgolf.predict.step_math import (
     multiply_live,
     normalise,
     rotate,
+    sigmoid,
     square,
 )
 from paramgolf.predict.step_weights import LayerWeights, StepWeights
@@ -73,9 +74,12 @@ def run_layers(
     """
     count, width = h_TD.shape
     layers, skips = len(w.query_LDD), len(w.skip_SD)
+    channels = cache.values_LGWK.shape[1] * cache.values_LGWK.shape[3]
     x_TD, y_TD = np.empty((count, width)), np.empty((count, width))
     both_TJ = np.empty((count, w.key_value_LDJ.shape[2]))
-    up_TM = np.empty((count, w.up_LDM.shape[2]))
+    first_TC = np.empty((count, channels))
+    up_TU, hidden_TM = np.empty((count, w.up_LDU.shape[2])), np.empty((count, w.down_LMD.shape[1]))
+    place_T, open_T = np.empty(count, dtype=np.int64), np.empty(count)
     kept_STD = np.empty((skips, count, width))
     copy(start_TD, h_TD)
     for layer in range(layers):
@@ -86,21 +90,28 @@ def run_layers(
         keys_GKW, values_GWK = cache.keys_LGKW[layer], cache.values_LGWK[layer]
         copy_normalised(h_TD, w.depth_L[layer], x_TD)
         multiply(x_TD, w.key_value_LDJ[layer], both_TJ)
-        keep_keys_values(both_TJ, value_TC, w.value_gain_L[layer], w.turn_WJ2, first, keys_GKW, values_GWK)
+        add_values(both_TJ, value_TC, w.value_gain_L[layer], first_TC, w.value_mix_L2[layer], layer == 0)
+        keep_keys_values(both_TJ, w.turn_WJ2, first, keys_GKW, values_GWK)
         if layer == layers - 1 and not wanted:
             return
         multiply(x_TD, w.query_LDD[layer], y_TD)
         read_heads(y_TD, w.gain_LH[layer], w.turn_WJ2, first, keys_GKW, values_GWK, w.excludes_L[layer])
+        gate_heads(y_TD, both_TJ, w.gate_bias_LH[layer])
         multiply(y_TD, w.output_LDD[layer], x_TD)
         add_scaled(h_TD, x_TD, w.attention_scale_LD[layer])
         copy_normalised(h_TD, w.depth_L[layer], x_TD)
-        multiply(x_TD, w.up_LDM[layer], up_TM)
-        square(up_TM, w.slope)
+        served = count
+        if w.routed_L[layer]:
+            served = keep_served(x_TD, w.router_LD[layer], w.router_bias_L[layer], place_T, open_T)
+        multiply(x_TD[:served], w.up_LDU[layer], up_TU[:served])
+        square(up_TU[:served], w.slope, hidden_TM)
         if w.slope == 0.0:
-            for t in range(count):
-                multiply_live(up_TM[t], w.down_LMD[layer], y_TD[t])
+            for t in range(served):
+                multiply_live(hidden_TM[t], w.down_LMD[layer], y_TD[t])
         else:
-            multiply(up_TM, w.down_LMD[layer], y_TD)
+            multiply(hidden_TM[:served], w.down_LMD[layer], y_TD[:served])
+        if w.routed_L[layer]:
+            put_served(y_TD, served, place_T, open_T)
         add_scaled(h_TD, y_TD, w.mlp_scale_LD[layer])
         if layer < skips:
             copy(h_TD, kept_STD[layer])
@@ -116,17 +127,75 @@ def mix(h_TD: Any, start_TD: Any, mix_2D: Any) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def keep_keys_values(
-    both_TJ: Any, value_TC: Any, value_gain: float, turn_WJ2: Any, first: int, keys_GKW: Any, values_GWK: Any
-) -> None:
-    """Norms and positions for the keys of places first.., value embeddings for the values; both into the cache."""
+def add_values(both_TJ: Any, value_TC: Any, gain: float, first_TC: Any, mix_2: Any, is_first: bool) -> None:
+    """Value embeddings for the values, then the first layer's share, which that layer leaves in `first_TC`."""
+    channels = first_TC.shape[1]
+    for t in range(len(both_TJ)):
+        own_C = both_TJ[t, channels : 2 * channels]
+        if gain != 0.0:
+            for c in range(channels):
+                own_C[c] += gain * value_TC[t, c]
+        if len(mix_2):
+            for c in range(channels):
+                if is_first:
+                    first_TC[t, c] = own_C[c]
+                own_C[c] = mix_2[0] * first_TC[t, c] + mix_2[1] * own_C[c]
+
+
+@njit(cache=True, error_model="numpy")
+def gate_heads(y_TD: Any, both_TJ: Any, bias_H: Any) -> None:
+    """What each head read, in place, times the sigmoid of its score, which stands last in a row of `both_TJ`."""
+    heads = len(bias_H)
+    if heads == 0:
+        return
+    size = y_TD.shape[1] // heads
+    for t in range(len(y_TD)):
+        gate_H = both_TJ[t, both_TJ.shape[1] - heads :]
+        for n in range(heads):
+            gate_H[n] += bias_H[n]
+        sigmoid(gate_H)
+        for d in range(y_TD.shape[1]):
+            y_TD[t, d] *= gate_H[d // size]
+
+
+@njit(cache=True, error_model="numpy")
+def keep_served(x_TD: Any, router_D: Any, bias: float, place_T: Any, open_T: Any) -> int:
+    """Move the rows with a score above 0 to the top; their number, places, and 2 sigmoid(score) - 1."""
+    served = 0
+    for t in range(len(x_TD)):
+        score = bias
+        for d in range(x_TD.shape[1]):
+            score += x_TD[t, d] * router_D[d]
+        if score > 0.0:
+            place_T[served], open_T[served] = t, score
+            for d in range(x_TD.shape[1]):
+                x_TD[served, d] = x_TD[t, d]
+            served += 1
+    sigmoid(open_T[:served])
+    for n in range(served):
+        open_T[n] = 2.0 * open_T[n] - 1.0
+    return served
+
+
+@njit(cache=True, error_model="numpy")
+def put_served(y_TD: Any, served: int, place_T: Any, open_T: Any) -> None:
+    """The first `served` rows back to their places, each times its opening; 0 in all others."""
+    n = served - 1
+    for t in range(len(y_TD) - 1, -1, -1):  # from the last: no row is written before it is read
+        is_served = n >= 0 and place_T[n] == t
+        for d in range(y_TD.shape[1]):
+            y_TD[t, d] = open_T[n] * y_TD[n, d] if is_served else 0.0
+        if is_served:
+            n -= 1
+
+
+@njit(cache=True, error_model="numpy")
+def keep_keys_values(both_TJ: Any, turn_WJ2: Any, first: int, keys_GKW: Any, values_GWK: Any) -> None:
+    """Norms and positions for the keys of places first..; keys and values into the cache."""
     groups, size = keys_GKW.shape[0], keys_GKW.shape[1]
     channels = groups * size
     for t in range(len(both_TJ)):
         place = first + t
-        if value_gain != 0.0:
-            for c in range(channels):
-                both_TJ[t, channels + c] += value_gain * value_TC[t, c]
         for g in range(groups):
             key_K = both_TJ[t, g * size : (g + 1) * size]
             normalise(key_K)

@@ -20,6 +20,7 @@ from paramgolf.predict.fixed_math import exp_into
 
 EPS = 1.1920929e-07  # as in `kernels.norm`, which would import torch
 VALUE_EPS = 1e-12
+HIGHEST = 700.0  # that `exp_into` takes
 ROWS = 8  # rows of a matrix that are used for all rows of a call in turn
 
 
@@ -167,13 +168,29 @@ def exclude(y_K: Any, v_K: Any) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def square(x_TM: Any, slope: float) -> None:
-    """x^2, or (slope x)^2 below zero, in place."""
-    for t in range(len(x_TM)):
-        for m in range(x_TM.shape[1]):
-            z = x_TM[t, m]
+def square(x_TU: Any, slope: float, out_TM: Any) -> None:
+    """x^2, or (slope x)^2 below zero; times the sigmoid of the gates that stand behind x in its row, if any do."""
+    channels = out_TM.shape[1]
+    for t in range(len(x_TU)):
+        for m in range(channels):
+            z = x_TU[t, m]
             leaky = z if z > 0.0 else slope * z
-            x_TM[t, m] = leaky * leaky
+            out_TM[t, m] = leaky * leaky
+        if x_TU.shape[1] > channels:
+            gate_M = x_TU[t, channels:]
+            sigmoid(gate_M)
+            for m in range(channels):
+                out_TM[t, m] *= gate_M[m]
+
+
+@njit(cache=True, error_model="numpy")
+def sigmoid(x: Any) -> None:
+    """1 / (1 + exp(-x)), in place."""
+    for i in range(len(x)):
+        x[i] = min(-x[i], HIGHEST)
+    exp_into(x, x, len(x))
+    for i in range(len(x)):
+        x[i] = 1.0 / (1.0 + x[i])
 
 
 @njit(cache=True, error_model="numpy")

@@ -42,9 +42,9 @@ class LayerWeights(NamedTuple):
     """Matrices of all layers float32, everything else float64."""
 
     query_LDD: Any
-    key_value_LDJ: Any  # keys and values side by side, J = 2 C
+    key_value_LDJ: Any  # keys, values and scores of the heads' gates side by side, J = 2 C (+ H)
     output_LDD: Any
-    up_LDM: Any
+    up_LDU: Any  # and the gate of a gated MLP beside it, U = M or 2 M
     down_LMD: Any
     gain_LH: Any  # with the 1 / sqrt(K) of attention
     value_gain_L: Any  # 0 where a layer has no value embedding
@@ -56,6 +56,11 @@ class LayerWeights(NamedTuple):
     skip_SD: Any
     turn_WJ2: Any  # cosine and sine
     slope: float
+    value_mix_L2: Any  # gains of the first layer's values and of the own
+    gate_bias_LH: Any
+    routed_L: Any  # whether a layer's MLP serves only some positions
+    router_LD: Any
+    router_bias_L: Any
 
 
 class StepWeights(NamedTuple):
@@ -81,11 +86,14 @@ def _layers(source: _Source, recipe: ModelRecipe, window: int) -> LayerWeights:
     values = [float(source.one(f"blocks.{n}.value_scale")[0]) if n in recipe.value_layers else 0.0 for n in layers]
     depth = [1.0 / math.sqrt(n + 1) if recipe.depth_scale else 1.0 for n in layers]
     scales, none = recipe.block_scales, np.empty((recipe.layers, 0))
+    gates = ["head_gate.weight"] if recipe.gated_attention else []
+    attention = ["attention.key.weight", "attention.value.weight", *gates]
+    router_LD, router_bias_L = _routers(source, recipe)
     return LayerWeights(
         query_LDD=source.stacked("attention.query.weight"),
-        key_value_LDJ=np.concatenate([source.stacked(f"attention.{n}.weight") for n in ("key", "value")], axis=2),
+        key_value_LDJ=source.side_by_side(*attention),
         output_LDD=source.stacked("attention.output.weight"),
-        up_LDM=source.stacked("mlp.up.weight"),
+        up_LDU=source.side_by_side("mlp.up.weight", *(["mlp.gate.weight"] if recipe.gated_mlp else [])),
         down_LMD=source.stacked("mlp.down.weight"),
         gain_LH=source.gains("attention.query_gain") / math.sqrt(recipe.head_size()),
         value_gain_L=np.array(values),
@@ -97,7 +105,21 @@ def _layers(source: _Source, recipe: ModelRecipe, window: int) -> LayerWeights:
         skip_SD=source.one("skip_weights").astype(np.float64) if recipe.unet else np.empty((0, width)),
         turn_WJ2=rotary_table(recipe.turned_channels() // 2, recipe.rope_base_at(window), window),
         slope=float(recipe.mlp_slope),
+        value_mix_L2=source.gains("value_mix") if recipe.value_residual else none,
+        gate_bias_LH=source.gains("head_gate.bias") if recipe.gated_attention else none,
+        routed_L=np.array([n in recipe.routed_layers for n in layers]),
+        router_LD=router_LD,
+        router_bias_L=router_bias_L,
     )
+
+
+def _routers(source: _Source, recipe: ModelRecipe) -> tuple[Float64, Float64]:
+    """Weights and biases of all layers, zero where a layer has no router."""
+    weight_LD, bias_L = np.zeros((recipe.layers, recipe.width)), np.zeros(recipe.layers)
+    for n in recipe.routed_layers:
+        weight_LD[n] = source.one(f"blocks.{n}.router.weight")[0]
+        bias_L[n] = source.one(f"blocks.{n}.router.bias")[0]
+    return weight_LD, bias_L
 
 
 def _embedding(source: _Source, recipe: ModelRecipe, boundary_id: int) -> EmbeddingWeights:
@@ -144,6 +166,10 @@ class _Source:
     def stacked(self, kind: str) -> Float32:
         """The matrices of all layers, [L, in, out]."""
         return np.stack([self.turned(f"blocks.{layer}.{kind}") for layer in range(self._layers)])
+
+    def side_by_side(self, *kinds: str) -> Float32:
+        """Several kinds of matrices of all layers, [L, in, all outs]."""
+        return np.concatenate([self.stacked(kind) for kind in kinds], axis=2)
 
     def gains(self, kind: str) -> Float64:
         """The vectors of all layers in float64, [L, ...]."""
