@@ -11,6 +11,7 @@ from paramgolf.clock import Clock
 from paramgolf.errors import LeakError, RecipeError, RunError
 from paramgolf.kernels.norm import rms_norm
 from paramgolf.model.arithmetic import tensor_shapes
+from paramgolf.ranks import Ranks
 from paramgolf.recipe import ModelRecipe, Recipe, SqueezeRecipe, TokenizerRecipe
 from paramgolf.recipes import get_recipe
 from paramgolf.squeeze.matrices import matrix_names
@@ -20,6 +21,7 @@ from paramgolf.train.calibration import BATCH_TOKENS, calibration_model, collect
 from paramgolf.train.own_text import OwnText
 
 VOCAB = 48
+PARTS = ("attention.query", "attention.output", "mlp.up", "mlp.down")
 PLAIN = Recipe("tiny", TokenizerRecipe("bytes", 260), ModelRecipe(layers=2, width=16, heads=2, kv_heads=1))
 
 
@@ -159,6 +161,31 @@ def test_a_matrix_that_is_not_used_is_named():
     """A name that the forward pass never multiplies with raises, rather than staying without a Hessian."""
     with pytest.raises(RunError, match=r"never multiplied with embedding\.weight"):
         collect_hessians(model_of(PLAIN), [*names_of(PLAIN), "embedding.weight"], windows(), 2)
+
+
+def partnered(sums):
+    """Rank 0 of two, to whose tensors the partner's are added in the order in which it asks."""
+
+    class Two(Ranks):
+        def add(self, tensor):
+            return tensor + next(sums)
+
+    return Two(0, 2, torch.device("cpu"))
+
+
+def test_ranks_share_the_sequences_and_get_the_same_sums():
+    """Each of two ranks reads half; what both return is the sum of both over all sequences."""
+    model, names = model_of(PLAIN), names_of(PLAIN)
+    mine = collect_hessians(model, names, windows(rank=0, world=2), 3).hessians
+    theirs = collect_hessians(model, names, windows(rank=1, world=2), 3).hessians
+    order = [f"blocks.{layer}.{part}.weight" for layer in (0, 1) for part in PARTS]
+    ranks = partnered(iter([torch.from_numpy(3.0 * theirs[name]) for name in order]))
+    found = collect_hessians(model, names, windows(rank=0, world=2), 6, ranks)
+    assert found.sequences == 6
+    assert found.hessians["blocks.0.attention.query.weight"] is found.hessians["blocks.0.attention.key.weight"]
+    for name in names:
+        assert found.hessians[name] == pytest.approx((mine[name] + theirs[name]) / 2, rel=1e-4, abs=1e-4)
+        assert found.hessians[name] != pytest.approx(mine[name], rel=1e-2)
 
 
 def test_own_text_is_seeded_and_of_the_models_making():

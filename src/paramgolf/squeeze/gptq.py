@@ -46,14 +46,17 @@ class Rounded:
     loss_R: Float64
 
 
-def factorise(hessian: Float32 | Float64, damping: float = 0.01, order: Order = "activation") -> Factor | None:
+def factorise(
+    hessian: Float32 | Float64, damping: float = 0.01, order: Order = "activation", name: str = ""
+) -> Factor | None:
     """Damp, order and factorise a Hessian [C, C]; None where no damping of the ladder makes it positive definite.
 
     `damping` is a share of the mean of the diagonal (published: 0.005, added twice). A column whose input was never
     anything but 0 counts for itself alone: it is rounded to nearest, and moves no other. "activation" rounds columns of
-    the largest second moment first; equal ones keep their order. Raises `RecipeError` for what is no Hessian.
+    the largest second moment first; equal ones keep their order. Raises `RecipeError`, with the matrix's `name`, for
+    what is no Hessian.
     """
-    exact_CC = checked_hessian(hessian, hessian.shape[0])
+    exact_CC = checked_hessian(hessian, name)
     if not damping >= 0:
         raise RecipeError(f"a damping of {damping} must not be negative")
     diagonal_C = np.diagonal(exact_CC).copy()

@@ -35,13 +35,19 @@ class HessianRecord:
     sequences: int
 
 
-def checked_hessian(hessian: Float32 | Float64, columns: int, name: str = "") -> Float64:
-    """The Hessian as float64; `RecipeError` unless it is square of that size, finite, symmetric, its diagonal >= 0."""
-    of = f" of {name}" if name else ""
+def require_columns(hessian: Float32 | Float64, columns: int, name: str = "") -> None:
+    """Raise `RecipeError` unless the Hessian is square of that size."""
     if hessian.shape != (columns, columns):
+        of = f" of {name}" if name else ""
         raise RecipeError(
             f"a Hessian{of} of shape {hessian.shape} for {columns} columns; it should be square of that size"
         )
+
+
+def checked_hessian(hessian: Float32 | Float64, name: str = "") -> Float64:
+    """The Hessian as float64; `RecipeError` unless it is square, finite, symmetric, its diagonal not negative."""
+    require_columns(hessian, hessian.shape[-1], name)
+    of = f" of {name}" if name else ""
     exact_CC = hessian.astype(np.float64)
     bad = int((~np.isfinite(exact_CC)).sum())
     if bad:

@@ -11,7 +11,7 @@ from paramgolf.errors import RecipeError
 from paramgolf.recipe import SqueezeRecipe
 from paramgolf.squeeze.gptq import Factor, factorise
 from paramgolf.squeeze.gptq_steps import find_gptq_steps, gptq_at
-from paramgolf.squeeze.hessian import Hessians, checked_hessian
+from paramgolf.squeeze.hessian import Hessians, require_columns
 from paramgolf.squeeze.quantize import Scheme, find_steps, quantize_at
 from paramgolf.squeeze.quantized import Float32, Quantized
 
@@ -31,11 +31,16 @@ class MatrixRounder:
         if missing:
             raise RecipeError(f"no Hessian for {', '.join(missing[:4])}; calibrate this very model")
         for name, weight in weights.items():
-            checked_hessian(hessians[name], weight.shape[-1], name)
+            require_columns(hessians[name], weight.shape[-1], name)
         self._weights = weights
         # Matrices that share a Hessian share its factor.
-        distinct = {id(hessians[name]): hessians[name] for name in weights}
-        made = _in_threads(lambda key: factorise(distinct[key], recipe.damping, recipe.column_order), distinct)
+        owners = {id(hessians[name]): name for name in [*weights][::-1]}
+
+        def factor_of(key: int) -> Factor | None:
+            name = owners[key]
+            return factorise(hessians[name], recipe.damping, recipe.column_order, name)
+
+        made = _in_threads(factor_of, owners)
         self._factors: dict[str, Factor | None] = {name: made[id(hessians[name])] for name in weights}
         self.unmended = tuple(name for name, factor in self._factors.items() if factor is None)
         self._roundings: dict[int, dict[str, _Rounding]] = {}
