@@ -59,8 +59,7 @@ def new_trie(vocab_size: int, rows: int, slots: int, places: int) -> Trie:
 def hash_of(parent: int, token: int) -> np.uint64:
     """64 mixed bits of (parent, token): the upper half picks the slot, the lower half is kept in it."""
     mixed = np.uint64(parent) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(token) * np.uint64(0xD6E8FEB86659FD93)
-    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xBF58476D1CE4E5B9)
-    return mixed ^ (mixed >> np.uint64(29))
+    return (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xBF58476D1CE4E5B9)
 
 
 @njit(cache=True, inline="always")
@@ -154,13 +153,20 @@ def token_place(history: Int32, place: int) -> int:
 
 
 @njit(cache=True)
-def append_token(history: Int32, scalars: Int64, lane_place: int, token: int) -> int:
-    """Write `token` after the text that ends before `lane_place` (`ABSENT`: a new text); returns where it stands."""
+def open_text(history: Int32, scalars: Int64, lane_place: int) -> int:
+    """Where the next token of the text goes that ends before `lane_place` (`ABSENT`: a new text); links it there."""
     place = scalars[PLACES]
     if lane_place != place:
         place += 1 if place > 0 else 0  # what ended there keeps its END, until it goes on
         if lane_place >= 0:
             history[lane_place] = ~place
+    return place
+
+
+@njit(cache=True)
+def append_token(history: Int32, scalars: Int64, lane_place: int, token: int) -> int:
+    """Write `token` after the text that ends before `lane_place`; returns where it stands."""
+    place = open_text(history, scalars, lane_place)
     history[place] = token
     history[place + 1] = END
     scalars[PLACES] = place + 1

@@ -13,6 +13,7 @@ import numpy as np
 
 from paramgolf.errors import RecipeError, TokenizerError
 from paramgolf.predict.evidence import Evidence
+from paramgolf.predict.ngram_count import count_walk
 from paramgolf.predict.ngram_forget import forget_history, forget_rarest
 from paramgolf.predict.ngram_table import (
     ABSENT,
@@ -25,7 +26,7 @@ from paramgolf.predict.ngram_table import (
     enter_all,
     new_trie,
 )
-from paramgolf.predict.ngram_walk import KNOWN, LANE, PLACE, count_walk, has_room, more_contexts, take_back, trial_walk
+from paramgolf.predict.ngram_walk import KNOWN, LANE, PLACE, has_room, more_contexts, take_back, trial_walk
 from paramgolf.predict.protocol import Chunk
 from paramgolf.recipe import MOST_ORDER
 

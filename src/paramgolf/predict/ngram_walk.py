@@ -69,41 +69,6 @@ def record(
             count_K[k] = 1
 
 
-@njit(cache=True)
-def count_walk(
-    nodes: Int32,
-    slots: UInt64,
-    history: Int32,
-    scalars: Int64,
-    rows_K: Int64,
-    lane: Int64,
-    tokens: Int64,
-    total_TK: Int32,
-    count_TK: Int32,
-    distinct_TK: Int32,
-) -> int:
-    """Count `tokens` one by one, as long as there is room; returns how many.
-
-    The evidence before each is written to the last three, arrays of zeros, unless they are empty.
-    """
-    orders, known, place = len(rows_K), lane[KNOWN], lane[PLACE]
-    children_K = np.empty(orders, np.int64)
-    asked = len(total_TK) > 0
-    for t in range(len(tokens)):
-        if not has_room(nodes, history, scalars, orders):
-            lane[KNOWN], lane[PLACE] = known, place
-            return t
-        token = tokens[t]
-        find_children(nodes, slots, rows_K, known, token, children_K)
-        if asked:
-            record(nodes, history, rows_K, known, children_K, token, total_TK[t], count_TK[t], distinct_TK[t])
-        here = append_token(history, scalars, place, token)
-        known = count_token(nodes, slots, history, scalars, rows_K, known, children_K, here)
-        place = here + 1
-    lane[KNOWN], lane[PLACE] = known, place
-    return len(tokens)
-
-
 @njit(cache=True, inline="always")
 def has_room(nodes: Int32, history: Int32, scalars: Int64, orders: int) -> bool:
     """Whether one more token can be counted, whatever it is."""
@@ -178,7 +143,7 @@ def trial_walk(
     count_TK: Int32,
     distinct_TK: Int32,
 ) -> int:
-    """`count_walk`, to be undone by `take_back`; stops as well when `journal` is full."""
+    """What `ngram_count.count_walk` does, to be undone by `take_back`; stops as well when `journal` is full."""
     orders = len(rows_K)
     children_K = np.empty(orders, np.int64)
     for t in range(len(tokens)):
