@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from paramgolf.exhibits.fit_on_chunk import FitOnChunk
 from paramgolf.exhibits.hashed_cache import HashedCache
+from paramgolf.exhibits.hashed_ngram import hashed_727, hashed_887, hashed_1430, hashed_add_one
 from paramgolf.exhibits.lane_leak import LaneLeak
 from paramgolf.exhibits.min_over_scorers import MinOverScorers
 from paramgolf.exhibits.peek import Peek, RenormalisedPeek
@@ -71,6 +72,30 @@ _ALL = (
         "sums-to-one",
         "ratio of two hashed buckets at the true token (#727, #779)",
         lambda base, _: HashedCache(base()),
+    ),
+    Exhibit(
+        "hashed-727",
+        "sums-to-one",
+        "hashed n-grams of orders 2 to 7, ratio of buckets (#702, #727)",
+        lambda base, _: hashed_727(base()),
+    ),
+    Exhibit(
+        "hashed-887",
+        "sums-to-one",
+        "the same with seven primes (#887)",
+        lambda base, _: hashed_887(base()),
+    ),
+    Exhibit(
+        "hashed-add-one",
+        "sums-to-one",
+        "hashed n-grams with add-one smoothing: smaller sums, still not one (#1185's rule on #727's tables)",
+        lambda base, _: hashed_add_one(base()),
+    ),
+    Exhibit(
+        "hashed-1430",
+        "sums-to-one",
+        "hashed n-grams of orders 2 to 22, counted once a window (#1430)",
+        lambda base, _: hashed_1430(base()),
     ),
     Exhibit(
         "min-over-scorers",
