@@ -252,7 +252,9 @@ def plain_rows(rule: str, tokens: list[int], lag: int) -> Float64:
             elif rule == "discounting":
                 counted = plain_discounting(found, VOCAB, once, twice)
             else:
-                counted = plain_dirichlet(found, np.full(VOCAB, 1 / VOCAB), [VOCAB / 2] + [1.0] * level)
+                counted = plain_dirichlet(
+                    found, np.full(VOCAB, 1 / VOCAB), [VOCAB / 2] + [RECIPE.cache_strength] * level
+                )
             if rule == "norm_cache":
                 share = 1.0
             elif rule in ("gated_norm_cache", "learnt_backoff", "discounting"):
@@ -428,7 +430,7 @@ def test_ids_outside_the_vocabulary_are_refused() -> None:
     predictor = made("backoff")
     for tokens in ([0, VOCAB], [-1, 2]):
         for verb in (predictor.predict, predictor.observe):
-            with pytest.raises(TokenizerError, match=r"are outside the vocabulary 0\.\.5"):
+            with pytest.raises(TokenizerError, match=r"are not in the vocabulary 0\.\.5"):
                 verb(chunk_of(tokens))
     padded = Chunk(np.array([[2, -7]]), np.array([1]), np.array([True]))
     assert predictor.predict(padded).realised()[0, 0] == made("backoff").predict(single_token(2)).realised()[0, 0]

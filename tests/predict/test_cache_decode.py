@@ -9,6 +9,7 @@ import pytest
 
 from paramgolf.codec.arithmetic import TokenEncoder, decode_tokens, encode_chunks, encode_tokens, stream_chunks
 from paramgolf.model.arithmetic import tensor_shapes
+from paramgolf.model.gpt import GPT
 from paramgolf.predict.cache import CachePredictor
 from paramgolf.predict.cache_rules import (
     Rule,
@@ -20,7 +21,10 @@ from paramgolf.predict.cache_rules import (
     norm_cache,
 )
 from paramgolf.predict.ngram_counts import NgramCounts
+from paramgolf.predict.plan import plan
+from paramgolf.predict.score import score
 from paramgolf.predict.step import StepPredictor
+from paramgolf.predict.window import WindowPredictor
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 
 VOCAB, BOUNDARY = 24, 1
@@ -73,3 +77,25 @@ def test_longer_chunks_decode_too(rule: str) -> None:
     tokens = text()[90:170]
     code = encode_tokens(made(rule, 0), tokens, chunk=9)
     assert np.array_equal(decode_tokens(made(rule, 0), code, len(tokens), chunk=9), tokens)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("rule", RULES)
+def test_the_audit_passes(rule: str, lanes: int) -> None:
+    """Scored over the neural window, alone or in lanes, every audited row is one that a referee accepts."""
+    documents = [text()[at : at + 57] for at in (0, 90, 150)] + [text()[:0]]
+    neural = WindowPredictor(GPT(MODEL, VOCAB, seed=3), SCORE, VOCAB, BOUNDARY, lanes, frames_per_batch=2)
+    counts = NgramCounts(SCORE.ngram_order, VOCAB, BOUNDARY, lanes)
+    order = plan([len(document) for document in documents], lanes=lanes, chunk=24)
+    found = score(
+        CachePredictor(neural, counts, RULES[rule]()),
+        documents,
+        order,
+        BOUNDARY,
+        raw_bytes=300,
+        text_digest="none",
+        audit_positions=6,
+        seed=5,
+    )
+    assert found.audit.positions >= 5
+    assert found.audit.passed()

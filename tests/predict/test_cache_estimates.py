@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from paramgolf.errors import RecipeError
 from paramgolf.predict.cache_estimates import AbsoluteDiscounting, Backoff, Estimate, Laplace, NormCache
 from paramgolf.predict.cache_kernel import entropies_into, longest_levels, mix_targets
-from paramgolf.predict.cache_rules import entropy_share
+from paramgolf.predict.cache_rules import entropy_share, gated_norm_cache, norm_cache
 from paramgolf.predict.cache_shares import EntropyShare, LearntShare, Position
 from paramgolf.predict.evidence import Evidence, Followers
 from paramgolf.predict.ngram_counts import NgramCounts
@@ -240,3 +240,11 @@ def test_strengths_that_are_none(strength: float) -> None:
         Backoff(5, math.inf)
     with pytest.raises(RecipeError, match=r"0\.5 and 1\.1"):
         EntropyShare(0.5, 0.6, 1.0)
+
+
+def test_a_cache_that_could_never_speak() -> None:
+    """A shortest context longer than the longest one is refused with both settings."""
+    recipe = ScoreRecipe(ngram_order=4, cache_least_order=5)
+    for rule in (norm_cache, gated_norm_cache):
+        with pytest.raises(RecipeError, match=r"cache_least_order=5 .* score\.ngram_order=4"):
+            rule(recipe)

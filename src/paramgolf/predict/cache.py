@@ -99,7 +99,7 @@ class CachePredictor:
         tokens = chunk.tokens[chunk.real()]
         if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
             raise TokenizerError(
-                f"token ids {int(tokens.min())}..{int(tokens.max())} are outside the vocabulary 0..{self.vocab_size - 1}"
+                f"token ids {int(tokens.min())}..{int(tokens.max())} are not in the vocabulary 0..{self.vocab_size - 1}"
             )
 
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paramgolf.errors import RecipeError
 from paramgolf.predict.cache_estimates import AbsoluteDiscounting, Backoff, Estimate, Laplace, NormCache
 from paramgolf.predict.cache_shares import EntropyShare, LearntShare, Share, Whole
 from paramgolf.recipe import ScoreRecipe
-
-BACKOFF_STRENGTH = 1.0  # occurrences that the next shorter context counts as
 
 
 @dataclass(frozen=True)
@@ -32,22 +31,22 @@ def laplace(recipe: ScoreRecipe, vocab_size: int) -> Rule:
 
 def norm_cache(recipe: ScoreRecipe) -> Rule:
     """#1185 repaired: the neural row is the prior of the longest known context's counts."""
-    return Rule(NormCache(recipe.cache_least_order, recipe.cache_strength), Whole())
+    return Rule(_cache(recipe), Whole())
 
 
 def gated_norm_cache(recipe: ScoreRecipe) -> Rule:
     """The same behind a gate that is learnt for each kind of evidence."""
-    return Rule(NormCache(recipe.cache_least_order, recipe.cache_strength), LearntShare(recipe.ngram_order + 1))
+    return Rule(_cache(recipe), LearntShare(recipe.ngram_order + 1))
 
 
 def backoff(recipe: ScoreRecipe, vocab_size: int) -> Rule:
     """#1430 made exact: all contexts from the empty one up, weighed by the neural entropy."""
-    return Rule(Backoff(vocab_size, BACKOFF_STRENGTH), entropy_share(recipe))
+    return Rule(Backoff(vocab_size, recipe.cache_strength), entropy_share(recipe))
 
 
 def learnt_backoff(recipe: ScoreRecipe, vocab_size: int) -> Rule:
     """The same with shares that are learnt for each kind of evidence."""
-    return Rule(Backoff(vocab_size, BACKOFF_STRENGTH), LearntShare(recipe.ngram_order + 1))
+    return Rule(Backoff(vocab_size, recipe.cache_strength), LearntShare(recipe.ngram_order + 1))
 
 
 def discounting(recipe: ScoreRecipe, vocab_size: int) -> Rule:
@@ -59,3 +58,12 @@ def discounting(recipe: ScoreRecipe, vocab_size: int) -> Rule:
 def entropy_share(recipe: ScoreRecipe) -> EntropyShare:
     """The published share with the recipe's numbers."""
     return EntropyShare(recipe.alpha_base, recipe.alpha_range, recipe.alpha_centre)
+
+
+def _cache(recipe: ScoreRecipe) -> NormCache:
+    if recipe.cache_least_order > recipe.ngram_order:
+        raise RecipeError(
+            f"score.cache_least_order={recipe.cache_least_order} is longer than any context of "
+            f"score.ngram_order={recipe.ngram_order}: the cache would never speak"
+        )
+    return NormCache(recipe.cache_least_order, recipe.cache_strength)
