@@ -1,5 +1,6 @@
 """The arithmetic agrees with the module that it describes."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -34,6 +35,20 @@ RECIPES = [
         unet=True,
         residual_mix=True,
         block_scales=True,
+    ),
+    ModelRecipe(
+        layers=4,
+        width=48,
+        heads=6,
+        kv_heads=3,
+        value_layers=(1, 3),
+        value_width=7,
+        residual_mix=True,
+        block_scales=True,
+        value_residual=True,
+        gated_attention=True,
+        gated_mlp=True,
+        routed_layers=(0, 2, 3),
     ),
 ]
 
@@ -75,3 +90,13 @@ def test_squeezed_bytes_by_hand() -> None:
     rows = 8 + 4 + 4 + 8 + 16 + 8
     bits = 10 * 8 * 7 + 10 * 16 + matrices * 5 + rows * 16 + 2 * 16
     assert squeezed_bytes(recipe, 10, matrix_bits=5, embedding_bits=7) == bits // 8
+
+
+def test_squeezed_bytes_of_gates_by_hand() -> None:
+    """A gate matrix of the MLP costs the bits of a matrix; gates of heads, routers and pairs of gains 16 a number."""
+    plain = ModelRecipe(layers=2, width=8, heads=2, kv_heads=1, mlp_ratio=2.0)
+    gated = dataclasses.replace(plain, gated_mlp=True, gated_attention=True, value_residual=True, routed_layers=(1,))
+    matrices = 2 * (16 * 8 * 5 + 16 * 16)
+    small = 16 * (2 * (2 * 8 + 2) + 2 * 2 + 8 + 1)
+    more = squeezed_bytes(gated, 10, 5, 7) - squeezed_bytes(plain, 10, 5, 7)
+    assert abs(more - (matrices + small) / 8) < 1
