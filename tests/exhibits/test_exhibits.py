@@ -13,10 +13,8 @@ import pytest
 from paramgolf.errors import CheckFailed
 from paramgolf.exhibits import EXHIBITS
 from paramgolf.exhibits.adapter import Adapter
-from paramgolf.exhibits.fit_on_chunk import fit_bias
 from paramgolf.exhibits.hashed_cache import HashedCache
 from paramgolf.exhibits.history import History
-from paramgolf.exhibits.tables import log_softmax
 from paramgolf.predict.plan import plan
 from paramgolf.predict.protocol import Chunk, TableRows
 from paramgolf.predict.score import score
@@ -90,7 +88,9 @@ ALSO = {
         "blind-decode",
     },
     "train-first": {"single-pass", "blind-decode"},
-    "fit-on-chunk": {"blind-to-target", "counterfactual-sum", "blind-decode"},
+    "slot": {"blind-to-target", "counterfactual-sum", "blind-decode"},
+    "slot-shared": {"blind-to-target", "counterfactual-sum", "blind-decode"},
+    "ttt-rescore": {"score-before-update", "blind-decode"},
     "hashed-cache": {"counterfactual-sum", "blind-decode"},
     "min-over-scorers": {"blind-to-target", "blind-decode"},
     "two-pass": {"score-before-update", "blind-decode"},
@@ -115,7 +115,7 @@ def test_the_honest_base_passes_every_probe():
 
 
 def test_every_exhibit_is_listed_under_its_own_name():
-    """The ten names that the command line offers, each with a rule that the probes know."""
+    """The names that the command line offers, each with a rule that the probes know."""
     rules = set(probe(lambda _: Bigrams(), 1))
     assert set(EXHIBITS) == set(ALSO)
     assert all(name == exhibit.name and exhibit.summary for name, exhibit in EXHIBITS.items())
@@ -154,7 +154,9 @@ def test_two_passes_pretend_the_most():
     assert bits_per_token(EXHIBITS["two-pass"].build(Bigrams, text()), 1) < 0.5 * honest
 
 
-@pytest.mark.parametrize("name", ["fit-on-chunk", "hashed-cache", "min-over-scorers", "two-pass", "renormalised-peek"])
+@pytest.mark.parametrize(
+    "name", ["slot", "slot-shared", "hashed-cache", "min-over-scorers", "two-pass", "renormalised-peek"]
+)
 def test_random_tokens_show_that_the_gain_is_no_compression(name):
     """Uniform noise cannot be coded below log2 V bits a token on average, yet the rogue claims it (advantage test,
     #1430)."""
@@ -185,21 +187,6 @@ def test_hashed_counts_sum_to_more_than_one_as_in_the_field():
     total = np.exp(predictor.predict(Chunk(chunk.tokens, chunk.lengths, np.array([False]))).row(0, 3)).sum()
     weight = 0.05 + 0.55 / (1 + np.exp(-2 * (np.log(16) - 4)))
     assert total == pytest.approx((1 - weight) + 16 * weight)
-
-
-def test_the_fitted_bias_is_what_torchs_adamw_finds():
-    """The NumPy fit equals torch's AdamW with the cosine of #1430, so the exhibit is the published technique."""
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    logprob, target = log_softmax(rng.standard_normal((63, 20))), rng.integers(0, 20, 63)
-    bias = torch.zeros(20, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.AdamW([bias], lr=0.432, betas=(0.6, 0.5), eps=1e-5, weight_decay=1e-8)
-    for step in range(24):
-        optimizer.param_groups[0]["lr"] = 0.001 + 0.431 * 0.5 * (1 + np.cos(np.pi * step / 23))
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(torch.from_numpy(logprob) + bias, torch.from_numpy(target)).backward()
-        optimizer.step()
-    assert np.allclose(fit_bias(logprob, target), bias.detach().numpy(), atol=1e-10)
 
 
 def test_the_adapter_learns_by_the_exact_gradient():

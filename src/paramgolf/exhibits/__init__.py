@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from paramgolf.exhibits.fit_on_chunk import FitOnChunk
 from paramgolf.exhibits.hashed_cache import HashedCache
 from paramgolf.exhibits.hashed_ngram import hashed_727, hashed_887, hashed_1430, hashed_add_one
 from paramgolf.exhibits.lane_leak import LaneLeak
 from paramgolf.exhibits.min_over_scorers import MinOverScorers
 from paramgolf.exhibits.peek import Peek, RenormalisedPeek
+from paramgolf.exhibits.rescore import rescore
+from paramgolf.exhibits.slot import Slot
+from paramgolf.exhibits.slot_shared import SlotShared
 from paramgolf.exhibits.tables import BaseFactory, Documents
 from paramgolf.exhibits.target_gate import TargetGate
 from paramgolf.exhibits.train_first import TrainFirst
@@ -62,10 +64,22 @@ _ALL = (
         TrainFirst,
     ),
     Exhibit(
-        "fit-on-chunk",
+        "slot",
         "blind-to-future",
-        "SLOT as published: fits a bias on the targets it then scores (#1430)",
-        lambda base, _: FitOnChunk(base()),
+        "SLOT as published: fits a delta and a bias on the targets it then scores (#1430)",
+        lambda base, _: Slot(base()),
+    ),
+    Exhibit(
+        "slot-shared",
+        "blind-to-future",
+        "one delta for a batch of windows, fitted on their neighbours' targets (#1350)",
+        lambda base, _: SlotShared(base()),
+    ),
+    Exhibit(
+        "ttt-rescore",
+        "single-pass",
+        "trains by the rules in a first pass, reports the second with the weights that came out (#1430, #991)",
+        rescore,
     ),
     Exhibit(
         "hashed-cache",

@@ -3,7 +3,7 @@
 Reporting the score after the weights have adapted to the document or chunk (V02): #512 (claimed 0.9512), #548, #568
 (0.7853), #620 (0.9443), #762 (0.7139 after 5 epochs, 1.1570 with the score of the first), #991 (score, train, rescore:
 1.1145, legally 1.1188). Here the adapter is trained on the chunk inside `predict`, so each ask leaves the predictor
-changed. Caught by `predict-is-pure`; a version that puts its weights back after every ask is `fit-on-chunk`.
+changed. Caught by `predict-is-pure`; a version that puts its weights back after every ask is `slot`.
 """
 
 from __future__ import annotations
