@@ -17,7 +17,7 @@ def text_of(ids: Int64) -> bytes:
 def byte_weights(tokens: Int64) -> Int64:
     """Bytes of each target [N] of N + 1 tokens."""
     weight_V = np.array([len(piece.encode()) for piece in PIECES], dtype=np.int64)
-    return np.asarray(weight_V[tokens[1:]])
+    return np.asarray(weight_V[tokens[1:]], dtype=np.int64)
 
 
 def spaces_counted_twice(tokens: Int64) -> Int64:

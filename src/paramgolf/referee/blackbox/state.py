@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from paramgolf.predict.protocol import Float64, Int64
-from paramgolf.referee.blackbox.exam import Exam, changes, difference, judged, unproven
+from paramgolf.referee.blackbox.exam import NOISY, Exam, changes, difference, judged, unproven
 from paramgolf.referee.blackbox.scorer import Batched
 from paramgolf.referee.finding import Finding, Numbers
 
@@ -28,7 +28,7 @@ def t6_idempotence(exam: Exam) -> Finding:
     numbers: Numbers = {"twice": twice, "after_another": leaked, "noise": exam.noise, "limit": limit}
     if max(twice, leaked) <= limit:
         return judged("T6", False, "", "a second visit costs what the first did, whatever came between.", numbers)
-    if exam.noise > limit and max(twice, leaked) <= exam.tolerance:
+    if limit < exam.noise <= NOISY and max(twice, leaked) <= exam.tolerance:
         return unproven("T6", f"fresh objects differ by {exam.noise:.3g} nats too: make the scorer deterministic.")
     says = f"a text costs up to {twice:.4g} nats more or less on the second visit, and up to {leaked:.4g} after another"
     return judged("T6", True, f"{says}: something is kept from an earlier pass.", "", numbers)
