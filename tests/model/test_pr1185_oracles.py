@@ -172,7 +172,7 @@ def test_openings_begin_at_nothing_and_grow_without_a_step() -> None:
 
 
 def test_the_share_that_a_router_serves_is_counted_and_has_a_gradient() -> None:
-    """The error is the square of a counted share's, whose gradient moves scores the right way; O13's k do not exist."""
+    """The error is the square of a counted share's, whose gradient moves scores the right way; ties all count (O13)."""
     score = torch.tensor([[[0.3], [-0.2], [1.5], [-3.0]]], requires_grad=True)
     error = share_error(score, 0.25)
     assert error.item() == pytest.approx(0.25**2)
