@@ -32,6 +32,7 @@ from paramgolf.predict.ngram_table import (
     hash_of,
     home_slot,
     open_text,
+    signed,
     token_place,
 )
 from paramgolf.predict.ngram_walk import KNOWN, PLACE, has_room
@@ -94,19 +95,19 @@ def count_walk(
     while done < len(tokens) and used + 2 * orders <= len(nodes) and place + 3 <= len(history):
         token = tokens[done]
         # 1. Find the token after every context that has nodes below it. `slots_K` ends where the search ended.
-        next_token = tokens[done + 1] if done + 1 < len(tokens) else np.int64(0)
+        next_token = tokens[done + 1] if done + 1 < len(tokens) else signed(0)
         children_K[0] = 1 + token
         next_mixed_K[1] = hash_of(1 + token, next_token)
         next_slots_K[1] = home_slot(next_mixed_K[1], slots)
-        prefetch(slots, next_slots_K[1])
+        prefetch(slots, next_slots_K[1])  # type: ignore[call-arg]  # numba gives the first one itself
         for k in range(1, known):
-            parent, row = rows_K[k], np.int64(ABSENT)
+            parent, row = rows_K[k], signed(ABSENT)
             if nodes[parent, FOLLOW] > 0:
                 slot, tag = slots_K[k], mixed_K[k] << np.uint64(32)
                 entry = slots[slot]
                 while entry != np.uint64(0):
                     if (entry ^ tag) <= LOW:
-                        found = np.int64(entry & LOW)
+                        found = signed(entry & LOW)
                         if nodes[found, PARENT] == parent and nodes[found, TOKEN] == token:
                             row = found
                             break
@@ -136,7 +137,7 @@ def count_walk(
             parent = rows_K[k]
             rows_K[k] = row
             after += row >= 0 and after == k
-            follow, total = np.int64(nodes[parent, FOLLOW]), nodes[parent, TOTAL]
+            follow, total = signed(nodes[parent, FOLLOW]), nodes[parent, TOTAL]
             nodes[parent, TOTAL] = total + 1
             if follow > 0:
                 row = children_K[k]
@@ -155,10 +156,10 @@ def count_walk(
             elif follow == 0:
                 seen = False
                 nodes[parent, FOLLOW], nodes[parent, DISTINCT] = ~place, 1
-                row = np.int64(ABSENT)
+                row = signed(ABSENT)
             else:  # followed once so far: the first follower becomes a node
                 first_place = ~follow
-                first = np.int64(history[first_place])
+                first = signed(history[first_place])
                 row = used
                 mixed = hash_of(parent, first)
                 _add_child(nodes, slots, row, parent, first, 0, mixed, home_slot(mixed, slots))

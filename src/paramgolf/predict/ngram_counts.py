@@ -80,6 +80,14 @@ class NgramCounts:
         """What the counts' arrays take."""
         return self._trie.bytes_in_memory()
 
+    def nodes_in_use(self) -> int:
+        """How many nodes there are, those of the single tokens included."""
+        return self._trie.nodes_in_use()
+
+    def bytes_in_use(self) -> int:
+        """What is used of the counts' arrays: nodes with their slots, and history."""
+        return self._trie.bytes_in_use()
+
     def prime(self, documents: Sequence[npt.NDArray[np.int32]]) -> None:
         """Count training documents, each closed by a boundary token, as one text; then every lane begins a new one."""
         texts = [np.append(document, self.boundary_id).astype(np.int64) for document in documents]

@@ -23,8 +23,11 @@ from paramgolf.predict.ngram_table import (
     Int64,
     UInt64,
     enter_all,
+    signed,
 )
 from paramgolf.predict.ngram_walk import KNOWN, PLACE
+
+NEVER = 1 << 40  # more than any count
 
 
 @njit(cache=True)
@@ -36,7 +39,7 @@ def forget_history(nodes: Int32, history: Int32, scalars: Int64, lane_B2: Int64,
     cut, forgotten = scalars[PLACES] - kept, 0
     for row in range(scalars[USED]):
         if nodes[row, FOLLOW] < 0:
-            if ~np.int64(nodes[row, FOLLOW]) < cut:
+            if ~signed(nodes[row, FOLLOW]) < cut:
                 nodes[row, FOLLOW], nodes[row, TOTAL], nodes[row, DISTINCT] = 0, 0, 0
                 forgotten += 1
             else:
@@ -59,11 +62,11 @@ def _choose(nodes: Int32, used: int, fixed: int, wanted: int, alive: Int32) -> i
         children[nodes[row, PARENT]] += 1
     chosen, limit = 0, 1
     while chosen < wanted:
-        before, rarest = chosen, np.int64(1) << 40
+        before, rarest = chosen, NEVER
         for row in range(fixed, used):
             if alive[row] and children[row] == 0:
                 if nodes[row, COUNT] > limit:
-                    rarest = min(rarest, np.int64(nodes[row, COUNT]))
+                    rarest = min(rarest, signed(nodes[row, COUNT]))
                     continue
                 parent = nodes[row, PARENT]
                 alive[row] = 0
@@ -74,7 +77,7 @@ def _choose(nodes: Int32, used: int, fixed: int, wanted: int, alive: Int32) -> i
                 if chosen == wanted:
                     break
         if chosen == before:
-            if rarest == np.int64(1) << 40:
+            if rarest == NEVER:
                 break
             limit = rarest
     return chosen

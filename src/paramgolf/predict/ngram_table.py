@@ -14,7 +14,7 @@ construction. So no collision, however unlucky, can mix two contexts up.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,12 @@ def new_trie(vocab_size: int, rows: int, slots: int, places: int) -> Trie:
 
 
 @njit(cache=True, inline="always")
+def signed(value: Any) -> int:
+    """An element of an array as a whole number of 64 bits."""
+    return np.int64(value)  # type: ignore[return-value]  # what Python's int is, once compiled
+
+
+@njit(cache=True, inline="always")
 def hash_of(parent: int, token: int) -> np.uint64:
     """64 mixed bits of (parent, token): the upper half picks the slot, the lower half is kept in it."""
     mixed = np.uint64(parent) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(token) * np.uint64(0xD6E8FEB86659FD93)
@@ -80,7 +86,7 @@ def find(nodes: Int32, slots: UInt64, parent: int, token: int) -> int:
         if (entry ^ tag) <= low:
             row = entry & low
             if nodes[row, PARENT] == parent and nodes[row, TOKEN] == token:
-                return np.int64(row)
+                return signed(row)
         slot += np.uint64(1)
         if slot == size:
             slot = np.uint64(0)
@@ -110,7 +116,7 @@ def take_slot(slots: UInt64, parent: int, token: int, row: int) -> None:
 @njit(cache=True)
 def insert(nodes: Int32, slots: UInt64, scalars: Int64, parent: int, token: int, count: int) -> int:
     """Make the node of (parent, token), which is not there yet, the newest child of its parent; returns its row."""
-    row = scalars[USED]
+    row = signed(scalars[USED])
     scalars[USED] += 1
     take_slot(slots, parent, token, row)
     nodes[row, PARENT] = parent
@@ -132,7 +138,8 @@ def remove_newest(nodes: Int32, slots: UInt64, scalars: Int64) -> None:
         if slot == size:
             slot = np.uint64(0)
     slots[slot] = np.uint64(0)  # nothing was entered after it, so no other node's search runs across this slot
-    nodes[row, :] = 0
+    for column in range(COLUMNS):
+        nodes[row, column] = 0
     scalars[USED] -= 1
 
 
@@ -149,13 +156,13 @@ def token_place(history: Int32, place: int) -> int:
     value = history[place]
     if value >= 0:
         return place
-    return ABSENT if value == END else ~np.int64(value)
+    return ABSENT if value == END else ~signed(value)
 
 
 @njit(cache=True)
 def open_text(history: Int32, scalars: Int64, lane_place: int) -> int:
     """Where the next token of the text goes that ends before `lane_place` (`ABSENT`: a new text); links it there."""
-    place = scalars[PLACES]
+    place = signed(scalars[PLACES])
     if lane_place != place:
         place += 1 if place > 0 else 0  # what ended there keeps its END, until it goes on
         if lane_place >= 0:
@@ -230,7 +237,7 @@ def count_token(
 @njit(cache=True)
 def _first_follower(nodes: Int32, slots: UInt64, history: Int32, scalars: Int64, parent: int) -> int:
     """Turn the one follower that `parent` had into a node."""
-    place = ~np.int64(nodes[parent, FOLLOW])
+    place = ~signed(nodes[parent, FOLLOW])
     row = insert(nodes, slots, scalars, parent, history[place], 1)
     after = token_place(history, place + 1)
     if after >= 0:

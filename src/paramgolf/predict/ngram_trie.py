@@ -32,6 +32,7 @@ from paramgolf.recipe import MOST_ORDER
 
 NODE_BYTES, SLOTS_A_NODE, PLACES_A_NODE = 32, 2, 1
 BYTES_A_NODE = NODE_BYTES + 8 * SLOTS_A_NODE + 4 * PLACES_A_NODE  # with its slots and its share of the history
+FIXED_BYTES = 64  # of what is neither
 LEAST_TOKENS = 256  # that a bounded trie must have room for, beyond the vocabulary
 FORGOTTEN_SHARE = 4  # one of so many nodes is forgotten when a bounded trie is full
 
@@ -74,12 +75,12 @@ class NgramTrie:
         self.forgotten = 0
         self.bounded = most_bytes > 0
         self._opening = opening
-        rows = vocab_size + 1 + 2 * expected_tokens if not self.bounded else most_bytes // BYTES_A_NODE
+        rows = vocab_size + 1 + 2 * expected_tokens if not self.bounded else (most_bytes - FIXED_BYTES) // BYTES_A_NODE
         least = vocab_size + 1 + LEAST_TOKENS * (order + 1)
         if self.bounded and rows < least:
             raise RecipeError(
                 f"score.ngram_bytes={most_bytes} is too small for n-grams of order {order} over {vocab_size} tokens; "
-                f"use at least {least * BYTES_A_NODE}, or 0 for as much as they need"
+                f"use at least {least * BYTES_A_NODE + FIXED_BYTES}, or 0 for as much as they need"
             )
         rows = max(rows, least)
         self.trie = new_trie(vocab_size, rows, SLOTS_A_NODE * rows, PLACES_A_NODE * rows)
@@ -100,6 +101,10 @@ class NgramTrie:
     def nodes_in_use(self) -> int:
         """Nodes that are there, those of the single tokens included."""
         return int(self.trie.scalars[USED])
+
+    def bytes_in_use(self) -> int:
+        """What is used of the arrays: nodes with their slots, and history."""
+        return self.nodes_in_use() * (NODE_BYTES + 8 * SLOTS_A_NODE) + 4 * int(self.trie.scalars[PLACES])
 
     def check(self, chunk: Chunk) -> None:
         """Refuse ids outside the vocabulary with `TokenizerError`, before anything has changed."""

@@ -12,6 +12,7 @@ from numba import njit
 
 from paramgolf.predict.ngram_table import (
     ABSENT,
+    COLUMNS,
     COUNT,
     DISTINCT,
     END,
@@ -27,6 +28,7 @@ from paramgolf.predict.ngram_table import (
     count_token,
     find,
     remove_newest,
+    signed,
     token_place,
 )
 
@@ -65,14 +67,14 @@ def record(
         distinct_K[k] = nodes[row, DISTINCT]
         if child >= 0:
             count_K[k] = nodes[child, COUNT]
-        elif nodes[row, FOLLOW] < 0 and history[~np.int64(nodes[row, FOLLOW])] == token:
+        elif nodes[row, FOLLOW] < 0 and history[~signed(nodes[row, FOLLOW])] == token:
             count_K[k] = 1
 
 
 @njit(cache=True, inline="always")
 def has_room(nodes: Int32, history: Int32, scalars: Int64, orders: int) -> bool:
     """Whether one more token can be counted, whatever it is."""
-    return scalars[USED] + 2 * orders <= len(nodes) and scalars[PLACES] + 3 <= len(history)
+    return bool(scalars[USED] + 2 * orders <= len(nodes) and scalars[PLACES] + 3 <= len(history))
 
 
 @njit(cache=True)
@@ -95,8 +97,9 @@ def try_token(
     for k in range(lane[KNOWN]):
         for row in (rows_K[k], children_K[k]):
             if row >= 0:
-                journal[written] = nodes[row]
-                journal[written, 7] = row
+                for column in range(COLUMNS - 1):
+                    journal[written, column] = nodes[row, column]
+                journal[written, COLUMNS - 1] = row
                 written += 1
     here = append_token(history, scalars, lane[PLACE], token)
     lane[KNOWN] = count_token(nodes, slots, history, scalars, rows_K, lane[KNOWN], children_K, here)
@@ -117,8 +120,9 @@ def take_back(
 ) -> None:
     """Undo all `try_token` since the scalars were `before` and the lane's text ended at `place`, to the last byte."""
     for i in range(written - 1, -1, -1):
-        row = journal[i, 7]
-        nodes[row, :7] = journal[i, :7]
+        row = journal[i, COLUMNS - 1]
+        for column in range(COLUMNS - 1):
+            nodes[row, column] = journal[i, column]
     while scalars[USED] > before[USED]:
         remove_newest(nodes, slots, scalars)
     history[before[PLACES] : scalars[PLACES] + 1] = 0
@@ -165,7 +169,7 @@ def standing_child(nodes: Int32, slots: UInt64, history: Int32, cursor: int, tok
     if cursor == ROOT:
         row = 1 + token
         return nodes[row, COUNT], known_cursor(nodes, row)
-    follow = np.int64(nodes[cursor, FOLLOW]) if cursor > 0 else cursor
+    follow = signed(nodes[cursor, FOLLOW]) if cursor > 0 else cursor
     if follow < 0:
         place = ~follow
         if history[place] != token:
@@ -229,7 +233,7 @@ def standing_contexts(nodes: Int32, slots: UInt64, history: Int32, tail: Int64, 
         return 0
     cursors_K[0] = ROOT
     for k in range(1, min(len(cursors_K) - 1, len(tail)) + 1):
-        cursor = np.int64(ROOT)
+        cursor = signed(ROOT)
         for token in tail[len(tail) - k :]:
             _, cursor = standing_child(nodes, slots, history, cursor, token)
             if cursor == ABSENT_CURSOR:
@@ -242,7 +246,7 @@ def standing_contexts(nodes: Int32, slots: UInt64, history: Int32, tail: Int64, 
 def more_contexts(nodes: Int32, slots: UInt64, tail: Int64, rows_K: Int64, known: int) -> int:
     """Contexts of a lane that have become nodes since it stopped at the end of `tail`; returns how many are nodes."""
     for k in range(known, min(len(rows_K) - 1, len(tail)) + 1):
-        row = np.int64(ROOT)
+        row = signed(ROOT)
         for token in tail[len(tail) - k :]:
             row = 1 + token if row == ROOT else find(nodes, slots, row, token)
             if row < 0:
