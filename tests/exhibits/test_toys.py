@@ -85,21 +85,18 @@ def test_mean_cost_and_advantage_on_401_tokens(name):
     assert 400 * np.log(16) - cost.sum() == pytest.approx(advantage, abs=0.051)
 
 
-@pytest.mark.parametrize("name", [*Z_BY_INDEX, "plain", "ttt-score-first", "ttt-rescore"])
+SLOWER = ("slot-1350", "slot-strict", "ngram-ratio", "ngram-renormalised")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOWER else ()) for name in TABLE]
+)
 def test_swap_and_sum_masses(name):
     """The mass over all tokens at 16 indices: least, mean and most, and one by one (section 8.4)."""
     found = masses(name)
     assert [found.min(), found.mean(), found.max()] == pytest.approx(TABLE[name][2:5], abs=5.1e-5)
     if name in Z_BY_INDEX:
         assert found == pytest.approx([float(word) for word in Z_BY_INDEX[name].split()], abs=5.1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["slot-strict", "ngram-ratio", "ngram-renormalised"])
-def test_swap_and_sum_masses_of_the_others(name):
-    """The same for the toys that take longer."""
-    found = masses(name)
-    assert [found.min(), found.mean(), found.max()] == pytest.approx(TABLE[name][2:5], abs=5.1e-5)
 
 
 def test_slot_1430_leaks_at_offsets_one_and_two_of_a_block():

@@ -22,4 +22,5 @@ def byte_weights(tokens: Int64) -> Int64:
 
 def spaces_counted_twice(tokens: Int64) -> Int64:
     """The field's favourite mistake: a leading space belongs to the piece, and is added once more (#1698)."""
-    return byte_weights(tokens) + np.array([piece.startswith(" ") for piece in PIECES])[tokens[1:]]
+    spaced_V = np.array([piece.startswith(" ") for piece in PIECES], dtype=np.int64)
+    return np.asarray(byte_weights(tokens) + spaced_V[tokens[1:]], dtype=np.int64)
