@@ -263,6 +263,7 @@ def test_every_parameter_of_all_switches_gets_a_gradient() -> None:
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.slow
 # The tracer makes an instance of the CPU kernels' functions, which a GPU never calls.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_training_compiles_as_one_graph_with_all_switches() -> None:
