@@ -15,7 +15,7 @@ from paramgolf.text.byte_tokenizer import ByteTokenizer
 TOKENIZER = ByteTokenizer()
 MODEL = ModelRecipe(layers=1, width=16, heads=2, kv_heads=1)
 # 100 tokens between updates: no chunk of the probes' usual length divides that.
-SCORE = ScoreRecipe(window=32, stride=20, chunk=50, ttt_chunk=100, ttt_lr=1e-2, ngram_order=3)
+SCORE = ScoreRecipe(window=32, stride=20, chunk=50, ttt_chunk=100, ttt_lr=1e-2, ngram_order=3, cache_least_order=2)
 
 
 def make_artifact() -> Artifact:

@@ -1,7 +1,7 @@
 """Is a difference more than noise: means of seeds with Student's intervals, Welch's test, pairs of documents.
 
-Plain Python but for the paired test, so that reading records stays light. A test says nothing about the validity of its
-inputs: #1185 printed t = -328 for logs that its code cannot have written.
+SciPy is imported where a tail of a distribution is asked for, so that reading records stays light. A test says nothing
+about the validity of its inputs: #1185 printed t = -328 for logs that its code cannot have written.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONTEST_MARGIN = 0.005  # nats per token that a record had to gain (rules.md 1.3)
-_TINY = 1e-300
-_TERMS = 10_000  # of the continued fraction; it converges in tens
 
 
 @dataclass(frozen=True)
@@ -80,56 +78,23 @@ def welch(new: Sequence[float], old: Sequence[float], margin: float = 0.0) -> We
 
 
 def student_tail(t: float, df: float) -> float:
-    """P(T > t) for Student's t with `df` degrees of freedom, to about 12 digits however small it is."""
-    if math.isinf(t):
-        return 0.0 if t > 0 else 1.0
-    tail = 0.5 * _incomplete_beta(df / 2, 0.5, df / (df + t * t), t * t / (df + t * t))
-    return tail if t >= 0 else 1.0 - tail
+    """P(T > t) for Student's t with `df` degrees of freedom."""
+    from scipy.special import stdtr
+
+    return float(stdtr(df, -t))
 
 
 def student_quantile(probability: float, df: float) -> float:
     """The t below which `probability` (0.5 to 1, both left out) of Student's distribution lies."""
+    from scipy.special import stdtrit
+
     if not 0.5 < probability < 1:
         raise ValueError(f"a quantile of {probability} is not between 0.5 and 1")
-    low, high = 0.0, 1.0
-    while student_tail(high, df) > 1 - probability:
-        low, high = high, 2 * high
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_tail(middle, df) > 1 - probability else (low, middle)
-    return (low + high) / 2
+    return float(stdtrit(df, probability))
 
 
 def sign_tail(better: int, worse: int) -> float:
     """Two-sided p of the sign test: a fair coin this far from half or farther."""
-    tosses, fewer = better + worse, min(better, worse)
-    if tosses > 1000:  # exact sums of such binomials are long, and a normal is right to three digits
-        z = max(0.0, abs(better - worse) - 1.0) / math.sqrt(tosses)
-        return math.erfc(z / math.sqrt(2))
-    ways = sum(math.comb(tosses, k) for k in range(fewer + 1))
-    return min(1.0, 2 * ways / (1 << tosses))
+    from scipy.special import bdtr
 
-
-def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), with `rest` = 1 - x (Lentz's continued fraction)."""
-    if x <= 0 or rest <= 0:
-        return 0.0 if x <= 0 else 1.0
-    if x > (a + 1) / (a + b + 2):
-        return 1.0 - _incomplete_beta(b, a, rest, x)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)
-    c, d = 1.0, 1.0 / _away_from_zero(1.0 - (a + b) * x / (a + 1))
-    fraction = d
-    for m in range(1, _TERMS):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1.0 / _away_from_zero(1.0 + term * d)
-            c = _away_from_zero(1.0 + term / c)
-            fraction *= c * d
-        if abs(c * d - 1.0) < 1e-15:
-            break
-    return math.exp(log_front) * fraction / a
-
-
-def _away_from_zero(value: float) -> float:
-    return value if abs(value) > _TINY else _TINY
+    return min(1.0, 2 * float(bdtr(min(better, worse), better + worse, 0.5)))
