@@ -202,3 +202,17 @@ def test_python_dash_m_is_the_command() -> None:
     record = json.loads(shown.getvalue().splitlines()[-1])
     assert set(record) >= {"name", "parameters", "exported_parameters", "tensors", "recipe"}
     assert record["parameters"] == sum(math.prod(shape) for shape in record["tensors"].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "trained", "exported", "tensors"),
+    [("pr549", 26_928_220, 26_928_220, 59), ("pr1185", 28_087_499, 27_038_923, 93)],
+)
+def test_heads_of_training_are_not_exported(
+    name: str, trained: int, exported: int, tensors: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The counts are those of the records: all that is trained, and what an artifact holds (spec pr1185.md, O20)."""
+    assert main(["recipes", name, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (record["parameters"], record["exported_parameters"]) == (trained, exported)
+    assert len(record["tensors"]) == tensors

@@ -47,17 +47,19 @@ def _show(name: str, output: Output) -> None:
     vocab_size = recipe.tokenizer.vocab_size
     shapes = parameter_shapes(recipe.model, vocab_size)
     count = parameter_count(recipe.model, vocab_size)
+    heads = recipe.train.future_heads * vocab_size * recipe.model.width
     squeeze = recipe.squeeze
     estimate = squeezed_bytes(recipe.model, vocab_size, squeeze.matrix_bits, squeeze.embedding_bits)
     output.table([(tensor, " x ".join(map(str, shape)), f"{math.prod(shape):,}") for tensor, shape in shapes.items()])
     output.say(f"{count:,} parameters in {len(shapes)} tensors, weights of about {estimate:,} bytes")
+    if heads:
+        output.say(f"{count + heads:,} parameters in training: {recipe.train.future_heads} heads look further ahead")
     output.say(recipe.to_json())
     output.next("paramgolf", "train", name, "--data", "SHARDS")
     output.result(
         {
             "name": recipe.name,
-            "parameters": count,
-            # Everything that is trained is exported: the embedding is tied, and nothing is thrown away.
+            "parameters": count + heads,
             "exported_parameters": count,
             "tensors": {tensor: list(shape) for tensor, shape in shapes.items()},
             "estimated_weight_bytes": estimate,
