@@ -21,14 +21,14 @@ class WholeRows:
     """Forwards both verbs; rows that can be had lane by lane become one table [B, T, V]."""
 
     def __init__(self, inner: Predictor) -> None:
-        self._inner = inner
+        self.inner = inner
 
     @property
     def vocab_size(self) -> int:
-        return self._inner.vocab_size
+        return self.inner.vocab_size
 
     def predict(self, chunk: Chunk) -> Rows:
-        rows = self._inner.predict(chunk)
+        rows = self.inner.predict(chunk)
         if not isinstance(rows, _AllRows):
             return rows
         table_BTV = np.zeros((*chunk.tokens.shape, self.vocab_size))
@@ -37,4 +37,4 @@ class WholeRows:
         return TableRows(table_BTV, chunk)
 
     def observe(self, chunk: Chunk) -> None:
-        self._inner.observe(chunk)
+        self.inner.observe(chunk)

@@ -27,11 +27,12 @@ class Learner(Protocol):
 
 
 @runtime_checkable
-class _Mixture(Protocol):
+class _Wrapped(Protocol):
     neural: object
 
 
 def learning_of(predictor: object) -> Learning | None:
-    """What a predictor, or the neural half of a mixture, has learnt; None if its weights stand still."""
-    inner = predictor.neural if isinstance(predictor, _Mixture) else predictor
-    return inner.learning if isinstance(inner, Learner) else None
+    """What a predictor, or the model inside its wrappers, has learnt; None if its weights stand still."""
+    while isinstance(predictor, _Wrapped):
+        predictor = predictor.neural
+    return predictor.learning if isinstance(predictor, Learner) else None
