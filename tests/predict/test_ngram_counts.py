@@ -85,7 +85,7 @@ def streams(draw: st.DrawFn) -> tuple[int, int, int, int, list[Chunk]]:
     return vocab, order, lanes, lag, chunks
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(streams(), st.data())
 def test_counts_equal_dictionaries(stream: tuple[int, int, int, int, list[Chunk]], data: st.DataObject) -> None:
     """Evidence and followers of every context equal those of dictionaries, whatever the lanes, starts, cuts and lag."""

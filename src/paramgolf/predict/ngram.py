@@ -22,7 +22,8 @@ from paramgolf.predict.ngram_kernel import (
 )
 from paramgolf.predict.ngram_standing import Standing, look_ahead
 from paramgolf.predict.ngram_table import DISTINCT, TOTAL
-from paramgolf.predict.ngram_trie import NgramTrie, new_evidence
+from paramgolf.predict.ngram_trial import new_evidence
+from paramgolf.predict.ngram_trie import NgramTrie
 from paramgolf.predict.protocol import Chunk, Float64, Int64
 
 PRIMED_AT_ONCE = 1 << 16  # tokens: the evidence of so many stays small beside the counts

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from paramgolf.errors import RecipeError
 from paramgolf.predict.evidence import Evidence, Followers
 from paramgolf.predict.ngram_standing import Standing, look_ahead, part_of
-from paramgolf.predict.ngram_trie import NgramTrie, Trial, new_evidence
+from paramgolf.predict.ngram_trial import Trial, new_evidence
+from paramgolf.predict.ngram_trie import NgramTrie
 from paramgolf.predict.protocol import Chunk, Int64
 
 PRIMED_AT_ONCE = 1 << 20  # tokens

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
+from numba import njit
 
 from paramgolf.predict.evidence import Evidence, Followers
 from paramgolf.predict.ngram_table import (
@@ -14,11 +15,12 @@ from paramgolf.predict.ngram_table import (
     DISTINCT,
     FOLLOW,
     ROOT,
+    SIBLING,
     TOKEN,
+    TOTAL,
+    Int32,
     Int64,
     Trie,
-    first_rows,
-    list_followers,
 )
 from paramgolf.predict.ngram_trie import NgramTrie
 from paramgolf.predict.ngram_walk import KNOWN, standing_contexts, standing_walk
@@ -68,6 +70,10 @@ def look_ahead(owner: NgramTrie, lane: int, starts: bool, tokens: Int64, evidenc
 
     The evidence before each token is written into arrays of zeros, unless they are empty.
     """
+    if len(tokens) == 0:
+        at = owner.lane(lane, starts)
+        yield Standing.after_rows(owner.trie, at.rows_K, int(at.state[KNOWN]))
+        return
     with owner.trial(lane, starts) as trial:
         done = trial.count(tokens, evidence)
         standing = Standing.after_rows(owner.trie, trial.lane.rows_K, int(trial.lane.state[KNOWN]))
@@ -79,3 +85,31 @@ def look_ahead(owner: NgramTrie, lane: int, starts: bool, tokens: Int64, evidenc
 def part_of(evidence: Evidence, first: int, end: int) -> Evidence:
     """Evidence of some positions, of the same memory."""
     return Evidence(*(part[first:end] for part in evidence))
+
+
+@njit(cache=True)
+def first_rows(nodes: Int32, rows_K: Int64, known: int) -> int:
+    """How many contexts, from the shortest on, have been followed by a token."""
+    followed = 0
+    while followed < known and nodes[rows_K[followed], TOTAL] > 0:
+        followed += 1
+    return followed
+
+
+@njit(cache=True)
+def list_followers(nodes: Int32, parent: int, rows: Int64) -> None:
+    """Rows of the tokens that followed a context, as many as it has distinct ones; not for one that has no nodes."""
+    found = 0
+    if parent == ROOT:
+        row = 1
+        while found < len(rows):
+            if nodes[row, COUNT] > 0:
+                rows[found] = row
+                found += 1
+            row += 1
+        return
+    row = nodes[parent, FOLLOW]
+    while row > 0:
+        rows[found] = row
+        found += 1
+        row = nodes[row, SIBLING]

@@ -243,31 +243,3 @@ def _first_follower(nodes: Int32, slots: UInt64, history: Int32, scalars: Int64,
     if after >= 0:
         nodes[row, TOTAL], nodes[row, DISTINCT], nodes[row, FOLLOW] = 1, 1, ~after
     return row
-
-
-@njit(cache=True)
-def first_rows(nodes: Int32, rows_K: Int64, known: int) -> int:
-    """How many contexts, from the shortest on, have been followed by a token."""
-    followed = 0
-    while followed < known and nodes[rows_K[followed], TOTAL] > 0:
-        followed += 1
-    return followed
-
-
-@njit(cache=True)
-def list_followers(nodes: Int32, parent: int, rows: Int64) -> None:
-    """Rows of the tokens that followed a context, as many as it has distinct ones; not for one that has no nodes."""
-    found = 0
-    if parent == ROOT:
-        row = 1
-        while found < len(rows):
-            if nodes[row, COUNT] > 0:
-                rows[found] = row
-                found += 1
-            row += 1
-        return
-    row = nodes[parent, FOLLOW]
-    while row > 0:
-        rows[found] = row
-        found += 1
-        row = nodes[row, SIBLING]

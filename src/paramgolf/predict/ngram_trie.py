@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,13 +19,13 @@ from paramgolf.predict.ngram_table import (
     PLACES,
     TOTAL,
     USED,
-    Int32,
     Int64,
     Trie,
     enter_all,
     new_trie,
 )
-from paramgolf.predict.ngram_walk import KNOWN, LANE, PLACE, has_room, more_contexts, take_back, trial_walk
+from paramgolf.predict.ngram_trial import Lane, Trial, enlarged, new_evidence
+from paramgolf.predict.ngram_walk import KNOWN, LANE, PLACE, has_room, more_contexts
 from paramgolf.predict.protocol import Chunk
 from paramgolf.recipe import MOST_ORDER
 
@@ -35,18 +34,6 @@ BYTES_A_NODE = NODE_BYTES + 8 * SLOTS_A_NODE + 4 * PLACES_A_NODE  # with its slo
 FIXED_BYTES = 64  # of what is neither
 LEAST_TOKENS = 256  # that a bounded trie must have room for, beyond the vocabulary
 FORGOTTEN_SHARE = 4  # one of so many nodes is forgotten when a bounded trie is full
-
-
-@dataclass
-class Lane:
-    """Where a lane's text stands: `rows_K` its contexts, `state` what `ngram_walk` calls `lane`, `tail` its tokens."""
-
-    rows_K: Int64
-    state: Int64
-    tail: Int64
-
-    def copy(self) -> Lane:
-        return Lane(self.rows_K.copy(), self.state.copy(), self.tail)
 
 
 class NgramTrie:
@@ -108,6 +95,9 @@ class NgramTrie:
 
     def check(self, chunk: Chunk) -> None:
         """Refuse ids outside the vocabulary with `TokenizerError`, before anything has changed."""
+        tokens = chunk.tokens
+        if not tokens.size or (tokens.min() >= 0 and tokens.max() < self.vocab_size):
+            return
         wrong = chunk.real() & ((chunk.tokens < 0) | (chunk.tokens >= self.vocab_size))
         if wrong.any():
             lane, position = np.argwhere(wrong)[0]
@@ -192,9 +182,9 @@ class NgramTrie:
         """Twice the room for what is full; rows and places stay what they are."""
         nodes, slots, history, scalars = self.trie
         if scalars[PLACES] + 3 > len(history):
-            history = _enlarged(history)
+            history = enlarged(history)
         if scalars[USED] + 2 * (self.order + 1) > len(nodes):
-            nodes = _enlarged(nodes)
+            nodes = enlarged(nodes)
             slots = np.zeros(SLOTS_A_NODE * len(nodes), dtype=np.uint64)
             enter_all(nodes, slots, self.vocab_size + 1, scalars[USED])
         if max(len(nodes), len(history)) >= 1 << 31:
@@ -203,60 +193,3 @@ class NgramTrie:
 
     def _store(self, b: int, lane: Lane) -> None:
         self._rows_BK[b], self._lane_B2[b], self._tails[b] = lane.rows_K, lane.state, lane.tail
-
-
-class Trial:
-    """A lane's text that goes on for a while; made by `NgramTrie.trial`."""
-
-    def __init__(self, owner: NgramTrie, lane: Lane) -> None:
-        self._owner = owner
-        self.lane = lane
-        self._before = owner.trie.scalars.copy()
-        self._place = int(lane.state[PLACE])
-        self._journal: Int32 = np.empty((1 << 8, 8), dtype=np.int32)
-        self._written_1 = np.zeros(1, dtype=np.int64)
-
-    def count(self, tokens: Int64, evidence: Evidence | None = None) -> int:
-        """As `NgramTrie.count`, but bounded memory is never exceeded: returns how many tokens were counted."""
-        asked, done = evidence or self._owner.no_evidence(), 0
-        while True:
-            trie, lane = self._owner.trie, self.lane
-            done += trial_walk(
-                *trie, lane.rows_K, lane.state, tokens[done:], self._journal, self._written_1,
-                *(part[done:] for part in asked),
-            )  # fmt: skip
-            if done == len(tokens) or not self.make_room():
-                break
-        lane.tail = self._owner.tail_after(lane.tail, tokens[:done])
-        return done
-
-    def begin(self) -> None:
-        """Begin a new text."""
-        self.lane = self._owner.fresh()
-
-    def make_room(self) -> bool:
-        """Room for one more token, if there may be any."""
-        trie = self._owner.trie
-        if self._written_1[0] + 2 * len(self.lane.rows_K) > len(self._journal):
-            self._journal = _enlarged(self._journal)
-        if not has_room(trie.nodes, trie.history, trie.scalars, len(self.lane.rows_K)):
-            if self._owner.bounded:
-                return False
-            self._owner.grow()
-        return True
-
-    def take_back(self) -> None:
-        """Undo everything."""
-        take_back(*self._owner.trie, self._before, self._place, self._journal, int(self._written_1[0]))
-
-
-def new_evidence(length: int, orders: int) -> Evidence:
-    """Evidence of nothing, int32 [length, orders] each."""
-    total_TK, count_TK, distinct_TK = (np.zeros((length, orders), dtype=np.int32) for _ in range(3))
-    return Evidence(total_TK, count_TK, distinct_TK)
-
-
-def _enlarged(array: Int32) -> Int32:
-    larger = np.zeros((2 * len(array), *array.shape[1:]), dtype=array.dtype)
-    larger[: len(array)] = array
-    return larger
