@@ -9,9 +9,10 @@ RUN is a folder that `paramgolf train` has finished. The same averaged weights a
                   and with the columns in their natural order
     GPTQ own      calibrated on text that the model generates (--own N sequences of it; 0 leaves it out)
 
-each with all steps times every factor of --coarseness, the recipe's bits, and our coder. Bytes are those of the weights
-alone. Each line is scored on the first whole documents of TEXT (at most N bytes), nothing adapting, audited. The table
-is Markdown; --plot writes bits per byte lost over bytes, as the ending of FILE says (.svg, .png).
+each with all steps times every factor of --coarseness, the recipe's bits (or --matrix-bits), and our coder. Bytes are
+those of the weights alone; the tables' steps grow too, but GPTQ rounds the matrices alone. Each line is scored on the
+first whole documents of TEXT (at most N bytes), nothing adapting, audited. The table is Markdown; --plot writes bits
+per byte lost over bytes, as the ending of FILE says (.svg, .png).
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def plot(found: list[Line], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def open_bench(run: Path, text: Path, limit: int) -> tuple[Bench, RunFolder]:
+def open_bench(run: Path, text: Path, limit: int, matrix_bits: int | None) -> tuple[Bench, RunFolder]:
     """Read the run and the text."""
     from paramgolf.train.checkpoint import CHECKPOINT, load_checkpoint
 
@@ -165,7 +166,10 @@ def open_bench(run: Path, text: Path, limit: int) -> tuple[Bench, RunFolder]:
     artifact = open_artifact(folder.path / ARTIFACT)
     weights = averaged_weights(load_checkpoint(folder.path / CHECKPOINT)[0])
     held_out = HeldOutText(text.name, read_documents([text]))
-    return Bench(Recipe.from_json(folder.read_text("recipe.json")), artifact, weights, held_out, limit), folder
+    recipe = Recipe.from_json(folder.read_text("recipe.json"))
+    if matrix_bits is not None:
+        recipe = dataclasses.replace(recipe, squeeze=dataclasses.replace(recipe.squeeze, matrix_bits=matrix_bits))
+    return Bench(recipe, artifact, weights, held_out, limit), folder
 
 
 def main() -> int:
@@ -178,11 +182,12 @@ def main() -> int:
     parser.add_argument("--sequences", type=int, default=64, help="training windows to calibrate on (default 64)")
     parser.add_argument("--own", type=int, default=0, help="generated sequences to calibrate on (default 0: none)")
     parser.add_argument("--coarseness", default="1,1.5,2,3,4", help="factors on the steps, between commas")
+    parser.add_argument("--matrix-bits", type=int, help="of the matrices (default: the recipe's)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw bits per byte lost over bytes")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the table")
     options = parser.parse_args()
     try:
-        bench, folder = open_bench(options.run, options.text, options.bytes)
+        bench, folder = open_bench(options.run, options.text, options.bytes, options.matrix_bits)
         data = options.data or Path(str(dict(folder.read_json("env.json"))["data"]))
         calibrated = calibrations(bench, data, options.own, options.sequences)
         found = []

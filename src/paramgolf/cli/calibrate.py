@@ -11,13 +11,15 @@ from paramgolf.recipe import Recipe
 
 if TYPE_CHECKING:
     from paramgolf.cli.life import TrainingData, Weights
-    from paramgolf.clock import Clock
+    from paramgolf.clock import Clock, Phase
     from paramgolf.ranks import Ranks
     from paramgolf.run_folder import RunFolder
     from paramgolf.squeeze.hessian import Hessians
     from paramgolf.text.tokenizer import Tokenizer
+    from paramgolf.train.calibration import Calibration
 
 RECORD = "calibration.json"
+TEMPERATURE = 0.8  # of generated text, as in PR #1019
 ON_CLOCK, OFF_CLOCK = "calibrate", "second moments of own text"
 # Only what reads training data is training: text of the model's own making is drawn off the clock, as in PR #1019.
 
@@ -61,10 +63,12 @@ def calibrate(
     squeeze = recipe.squeeze
     if squeeze.quantiser != "gptq":
         return None
+    about: dict[str, Any]
     if squeeze.calibration == "generated":
         with clock.phase(OFF_CLOCK, on_clock=False) as phase:
-            made, about = _on_own_text(recipe, tokenizer, weights, ranks)
+            made = _on_own_text(recipe, tokenizer, weights, ranks)
             seconds = phase.seconds()
+        about = {"text": None, "temperature": TEMPERATURE}
     elif data is None:
         raise RunError(
             "calibration on training text needs the run's training data; give --data DIR, or use "
@@ -72,35 +76,31 @@ def calibrate(
         )
     else:
         with clock.phase(ON_CLOCK, on_clock=True, limit=squeeze.calibration_seconds) as phase:
-            made, about = _on_training_text(recipe, weights, data, ranks, phase)
+            made = _on_training_text(recipe, weights, data, ranks, phase)
             seconds = phase.seconds()
-    about |= {"sequences": made.sequences, "tokens": made.tokens, "seconds": seconds}
-    return Calibrated(made.hessians, {"source": squeeze.calibration, **about})
+        about = {"text": {name: data.text.get(name) for name in ("name", "digest", "documents")}}
+    read = {"sequences": made.sequences, "tokens": made.tokens, "seconds": seconds, "seed": recipe.seed}
+    return Calibrated(made.hessians, {"source": squeeze.calibration, **about, **read})
 
 
-def _on_own_text(recipe: Recipe, tokenizer: Tokenizer, weights: Weights, ranks: Ranks) -> Any:
+def _on_own_text(recipe: Recipe, tokenizer: Tokenizer, weights: Weights, ranks: Ranks) -> Calibration:
     from paramgolf.train.calibration import calibration_model, collect_hessians
-    from paramgolf.train.own_text import TEMPERATURE, OwnText
+    from paramgolf.train.own_text import OwnText
 
     model = calibration_model(recipe, tokenizer.vocab_size, weights, tokenizer.boundary_id, ranks.device)
-    source = OwnText(model, recipe.train.sequence, recipe.seed, rank=ranks.rank)
-    made = collect_hessians(model, _names(recipe, weights), source, recipe.squeeze.calibration_sequences, ranks)
-    return made, {"text": None, "temperature": TEMPERATURE, "seed": recipe.seed}
+    source = OwnText(model, recipe.train.sequence, recipe.seed, TEMPERATURE, ranks.rank)
+    return collect_hessians(model, _names(recipe, weights), source, recipe.squeeze.calibration_sequences, ranks)
 
 
-def _on_training_text(recipe: Recipe, weights: Weights, data: TrainingData, ranks: Ranks, phase: Any) -> Any:
+def _on_training_text(recipe: Recipe, weights: Weights, data: TrainingData, ranks: Ranks, phase: Phase) -> Calibration:
     from paramgolf.text.windows import TrainingWindows
     from paramgolf.train.calibration import calibration_model, collect_hessians
-    from paramgolf.train.data_digest import data_digest
 
     model = calibration_model(recipe, data.tokenizer.vocab_size, weights, data.tokenizer.boundary_id, ranks.device)
     # Windows from everywhere in the text, whatever order training read it in.
     windows = TrainingWindows(data.shards, recipe.train.sequence, recipe.seed, ranks.rank, ranks.world)
     sequences = recipe.squeeze.calibration_sequences
-    made = collect_hessians(model, _names(recipe, weights), windows, sequences, ranks, phase)
-    text = {name: data.text.get(name) for name in ("name", "digest", "documents")}
-    digest = data_digest(data.shards, data.tokenizer.digest, str(data.text.get("digest", "")))
-    return made, {"text": text, "data_digest": digest, "seed": recipe.seed}
+    return collect_hessians(model, _names(recipe, weights), windows, sequences, ranks, phase)
 
 
 def _names(recipe: Recipe, weights: Weights) -> list[str]:
@@ -132,6 +132,9 @@ def kept(recipe: Recipe, weights: Weights, run: RunFolder) -> Calibrated | None:
         raise RunError(f"{run.path / RECORD} should hold an object, found {type(record).__name__}")
     if record.get("source") != recipe.squeeze.calibration:
         return None
+    counted = [record.get(name) for name in ("sequences", "tokens", "seconds")]
+    if not all(isinstance(number, int | float) for number in counted):
+        raise RunError(f"{run.path / RECORD} lacks sequences, tokens or seconds; move it away to calibrate again")
     hessians, about = load_hessians(run.path / HESSIANS)
     mine = weights_digest(weights)
     if about.weights != mine:

@@ -12,8 +12,6 @@ import torch
 from paramgolf.errors import RecipeError
 from paramgolf.model.gpt import GPT
 
-TEMPERATURE = 0.8
-
 
 class OwnText:
     """Sequences of `sequence` tokens: the first is any token alike, the others come from the model's rows.
@@ -22,7 +20,7 @@ class OwnText:
     what stands before it, so the time grows with the square of the length. Source: spec pr1430.md 3.1.
     """
 
-    def __init__(self, model: GPT, sequence: int, seed: int, temperature: float = TEMPERATURE, rank: int = 0) -> None:
+    def __init__(self, model: GPT, sequence: int, seed: int, temperature: float = 0.8, rank: int = 0) -> None:
         if sequence < 1 or not temperature > 0:
             raise RecipeError(f"own text: sequence={sequence} and temperature={temperature} must be positive")
         self.sequence, self.temperature = sequence, temperature
