@@ -220,6 +220,7 @@ def _escapes(artifact: Artifact, lanes: int, *, carried: bool) -> NgramPredictor
         artifact.tokenizer.boundary_id,
         lanes,
         expected_tokens=_carried_tokens(artifact) if carried else FEW_TOKENS,
+        most_bytes=artifact.recipe.score.ngram_bytes,
     )
     predictor.prime(artifact.primer if carried else ())
     return predictor

@@ -14,9 +14,10 @@ from typing import Any
 
 from paramgolf.errors import BudgetError, OutputError
 from paramgolf.predict.contest import ContestScore
+from paramgolf.referee.evidence import CALIBRATION_FILE
 from paramgolf.run_folder import says_unwritten
 from paramgolf.submission.log_lines import log_text
-from paramgolf.submission.names import SCRIPT, log_name, model_name, score_name, verdict_name
+from paramgolf.submission.names import SCRIPT, calibration_name, log_name, model_name, score_name, verdict_name
 from paramgolf.submission.readme import readme_text
 from paramgolf.submission.scored_run import ARTIFACT, ScoredRun
 from paramgolf.submission.script import build_script, exported_sources, required_packages
@@ -67,6 +68,8 @@ def write_record(
             (folder / score_name(run.seed)).write_text(_json(run.score), encoding="utf-8")
             (folder / verdict_name(run.seed)).write_text(_json(run.verdict), encoding="utf-8")
             shutil.copyfile(run.folder / ARTIFACT, folder / model_name(run.seed))
+            if (run.folder / CALIBRATION_FILE).exists():
+                shutil.copyfile(run.folder / CALIBRATION_FILE, folder / calibration_name(run.seed))
     return RecordReport(out, record, limit)
 
 

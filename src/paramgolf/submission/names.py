@@ -19,3 +19,7 @@ def score_name(seed: int | str) -> str:
 
 def verdict_name(seed: int | str) -> str:
     return f"verdict_seed{seed}.json"
+
+
+def calibration_name(seed: int | str) -> str:
+    return f"calibration_seed{seed}.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 from paramgolf.predict.adapt import ADAPTATIONS
 from paramgolf.referee.rules_bytes import CONTEST_BYTES
-from paramgolf.submission.names import SCRIPT, log_name, model_name, score_name, verdict_name
+from paramgolf.submission.names import SCRIPT, calibration_name, log_name, model_name, score_name, verdict_name
 from paramgolf.submission.runs import Spread, spread
 from paramgolf.submission.scored_run import ScoredRun
 from paramgolf.submission.summary import Submission, blurb, hardware, is_contest_text
@@ -202,6 +202,8 @@ def _files(submission: Submission) -> list[str]:
         [f"`{model_name('N')}`", "the packed model of seed N, which runs alone"],
         [f"`{score_name('N')}`, `{verdict_name('N')}`", "its score with the audit, and the referee's findings"],
     ]
+    if submission.runs[0].recipe.squeeze.quantiser == "gptq":
+        rows.append([f"`{calibration_name('N')}`", "what the squeezing of its weights learnt from"])
     return ["## Files", f"N is each of the seeds {seeds}.", table(["file", "what it is"], rows)]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 ARTIFACT = "model.pyz"
+TRAINING_PHASES = ("train", "calibrate")  # of the ledger, on the clock
 _TRAINED = ("recipe.json", "env.json", "metrics.jsonl", "ledger.json", ARTIFACT)
 _SCORED = ("score.json", "bits.npz", "verdict.json")
 # What few audited positions leave open, the live probes of the kept verdict may have proven.
@@ -53,8 +54,10 @@ class ScoredRun:
 
     @property
     def train_seconds(self) -> float:
-        """Seconds of the training phase, those before a resume included."""
-        return next(entry.seconds for entry in reversed(self.ledger) if entry.name == "train")
+        """Seconds of the last training phase, those before a resume included, and of the calibration after it."""
+        last = max(i for i, entry in enumerate(self.ledger) if entry.name == "train")
+        after = (entry.seconds for entry in self.ledger[last:] if entry.on_clock and entry.name in TRAINING_PHASES)
+        return sum(after)
 
     @property
     def bpb(self) -> float:
