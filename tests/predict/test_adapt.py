@@ -1,5 +1,7 @@
 """Promises of `build_predictor` and its maker: copies share nothing, and what codes files never leaves the CPU."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,12 @@ from paramgolf.artifact.artifact import Artifact
 from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.predict.adapt import ADAPTATIONS, build_predictor, predictor_maker
 from paramgolf.predict.protocol import Chunk
+from paramgolf.predict.score_file import score_record
+from paramgolf.predict.score_text import score_text
 from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, TokenizerRecipe
 from paramgolf.referee.live import probe_subject, subject_of
 from paramgolf.text.byte_tokenizer import ByteTokenizer
+from paramgolf.text.text import HeldOutText
 
 TOKENIZER = ByteTokenizer()
 MODEL = ModelRecipe(layers=1, width=16, heads=2, kv_heads=1)
@@ -63,3 +68,17 @@ def test_any_honest_spacing_of_updates_can_be_probed() -> None:
     findings = probe_subject(subject, [text], seed=11)
     assert len(text) > 3 * SCORE.ttt_chunk
     assert {finding.status for finding in findings} == {"PASS"}
+
+
+@pytest.mark.parametrize("adapt", ["ngram", "backoff"])
+def test_a_score_says_what_counts_forgot(adapt: str) -> None:
+    """Counts with room for little score all the same, and the score says how much they had to forget."""
+    artifact = make_artifact()
+    rng = np.random.default_rng(3)
+    text = HeldOutText("noise", [rng.integers(0, 256, 6000, dtype=np.uint8).tobytes()])
+    least = dataclasses.replace(artifact.recipe.score, ngram_bytes=70_000)
+    bounded = dataclasses.replace(artifact, recipe=dataclasses.replace(artifact.recipe, score=least))
+    found = score_text(bounded, text, adapt, audit_positions=2)
+    assert found.forgotten > 0 and found.audit.passed()
+    assert score_record(found)["forgotten"] == found.forgotten
+    assert score_text(artifact, text, adapt, audit_positions=2).forgotten == 0

@@ -153,6 +153,11 @@ def _show_time(found: Score, output: Output) -> None:
     output.say(f"evaluation {total:.1f} s: {', '.join(phases)} (of which {', '.join(parts)})")
     if found.learning is not None and found.learning.stopped:
         output.say(f"test-time training stopped: {found.learning.stopped}")
+    if found.forgotten:
+        output.say(
+            f"{found.forgotten:,} n-grams were forgotten for lack of memory: score.ngram_bytes bounds it, and more of it "
+            "may score better"
+        )
 
 
 def _record(judged: Judged) -> dict[str, Any]:

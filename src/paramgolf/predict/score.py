@@ -24,7 +24,7 @@ from paramgolf.clock import Entry, Phase
 from paramgolf.errors import CheckFailed, TextError
 from paramgolf.predict.audit_record import Audit, PositionAudit
 from paramgolf.predict.audit_time import AuditTime
-from paramgolf.predict.learning import Learning, learning_of
+from paramgolf.predict.learning import Learning, forgotten_by, learning_of
 from paramgolf.predict.plan import Plan
 from paramgolf.predict.plan import plan as make_plan
 from paramgolf.predict.protocol import Bool, Chunk, Float64, Int64, Predictor
@@ -59,6 +59,7 @@ class Score:
     document_bytes: Int64 | None = field(default=None, repr=False)  # [D] raw bytes of each document
     document_hashes: npt.NDArray[np.uint64] | None = field(default=None, repr=False)  # [D]
     learning: Learning | None = None  # None if the weights stood still
+    forgotten: int = 0  # n-grams that bounded memory had no room for
     ledger: tuple[Entry, ...] = ()
 
     def __post_init__(self) -> None:
@@ -175,7 +176,10 @@ def score(
             progress(credited, len(bits), total)
     seconds, learnt = time.perf_counter() - begin, learning_of(predictor)
     found_audit = Audit.of(seed, audits)
-    return Score(bits, plan, raw_bytes, text_digest, seconds, auditing.seconds, found_audit, learning=learnt)
+    forgotten = forgotten_by(predictor)
+    return Score(
+        bits, plan, raw_bytes, text_digest, seconds, auditing.seconds, found_audit, learning=learnt, forgotten=forgotten
+    )
 
 
 def combine(parts: Sequence[Score]) -> Score:

@@ -60,6 +60,7 @@ def score_record(score: Score) -> dict[str, Any]:
         "seconds": score.seconds,
         "audit_seconds": score.audit_seconds,
         "learning": None if score.learning is None else score.learning.record(),
+        "forgotten": score.forgotten,
         "ledger": [dataclasses.asdict(entry) for entry in score.ledger],
         "documents": len(score.plan.lengths),
         "plan": {"lanes": score.plan.lanes, "chunk": score.plan.chunk},
@@ -117,6 +118,7 @@ def score_of(record: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Sco
             document_bytes=_per_document(arrays, "sizes"),
             document_hashes=_per_document(arrays, "hashes"),
             learning=_learning(record.get("learning")),
+            forgotten=int(float_of(record, "forgotten")) if "forgotten" in record else 0,
             ledger=tuple(entries_of(record.get("ledger", []))),
         )
     except (ValueError, TextError) as error:
