@@ -143,7 +143,7 @@ def test_nothing_is_written_over_and_nothing_half_stays(published: Published, tm
     run, out = published(42), tmp_path / "sub" / "record"
     (run.folder / "model.pyz").unlink()
     with pytest.raises(OutputError):
-        write_record([run], out, ENTRY, Credits())
+        write_record([run], out, ENTRY, Credits(), cap=17_000_000)  # above the published model and this script
     assert not out.exists() and list((tmp_path / "sub").iterdir()) == []
     out.mkdir()
     (out / "mine").write_text("x")

@@ -15,8 +15,6 @@ from paramgolf.exhibits.lane_leak import LaneLeak
 from paramgolf.exhibits.min_over_scorers import MinOverScorers
 from paramgolf.exhibits.peek import Peek, RenormalisedPeek
 from paramgolf.exhibits.rescore import rescore
-from paramgolf.exhibits.slot import Slot
-from paramgolf.exhibits.slot_shared import SlotShared
 from paramgolf.exhibits.tables import BaseFactory, Documents
 from paramgolf.exhibits.target_gate import TargetGate
 from paramgolf.exhibits.train_first import TrainFirst
@@ -39,6 +37,18 @@ class Exhibit:
     rule: str
     summary: str
     build: Callable[[BaseFactory, Documents], Predictor]
+
+
+def _slot(base: BaseFactory, _: Documents) -> Predictor:
+    from paramgolf.exhibits.slot import Slot  # compiled kernels, which a list of names can do without
+
+    return Slot(base())
+
+
+def _slot_shared(base: BaseFactory, _: Documents) -> Predictor:
+    from paramgolf.exhibits.slot_shared import SlotShared
+
+    return SlotShared(base())
 
 
 _ALL = (
@@ -67,13 +77,13 @@ _ALL = (
         "slot",
         "blind-to-future",
         "SLOT as published: fits a delta and a bias on the targets it then scores (#1430)",
-        lambda base, _: Slot(base()),
+        _slot,
     ),
     Exhibit(
         "slot-shared",
         "blind-to-future",
         "one delta for a batch of windows, fitted on their neighbours' targets (#1350)",
-        lambda base, _: SlotShared(base()),
+        _slot_shared,
     ),
     Exhibit(
         "ttt-rescore",

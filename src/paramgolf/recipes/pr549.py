@@ -86,7 +86,7 @@ def pr549() -> Recipe:
             ttt_sequences=32,
         ),
         # What `submit` writes beside the model: the script, with room to grow.
-        budget=BudgetRecipe(artifact_bytes=16_000_000, reserved_bytes=280_000, train_seconds=600.0, eval_seconds=600.0),
+        budget=BudgetRecipe(artifact_bytes=16_000_000, reserved_bytes=300_000, train_seconds=600.0, eval_seconds=600.0),
     )
 
 
