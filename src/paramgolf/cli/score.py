@@ -155,7 +155,7 @@ def _show_time(found: Score, output: Output) -> None:
         output.say(f"test-time training stopped: {found.learning.stopped}")
     if found.forgotten:
         output.say(
-            f"{found.forgotten:,} n-grams were forgotten for lack of memory; a larger score.ngram_bytes may score better"
+            f"{found.forgotten:,} n-grams were forgotten for lack of memory; a larger score.ngram_bytes may help"
         )
 
 
