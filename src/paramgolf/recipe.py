@@ -308,6 +308,11 @@ class ScoreRecipe:
         _fraction(self, "ttt_momentum", "ttt_polyak")
         _not_negative(self, "ngram_lag", "ngram_bytes", "cache_least_order", "alpha_base", "alpha_range")
         _not_negative(self, "ttt_least_lr", "ttt_weight_decay", "slot_least_lr")
+        if "normcache" in self.adapt and self.cache_least_order > self.ngram_order:
+            raise RecipeError(
+                f"score.cache_least_order={self.cache_least_order} is above score.ngram_order={self.ngram_order}: "
+                f"score.adapt={self.adapt!r} would never find a context"
+            )
         if self.slot_warm < 0 or self.slot_warm > 1:
             raise RecipeError(f"score.slot_warm={self.slot_warm} is outside 0..1")
         if self.alpha_base + self.alpha_range > 1:

@@ -63,7 +63,9 @@ def judge(
     if chosen not in known:
         from paramgolf.cli.arguments import suggestion
 
-        raise RecipeError(f"unknown adaptation {chosen!r}{suggestion(chosen, known)}; known: {', '.join(known)}")
+        raise RecipeError(
+            f"unknown adaptation {chosen!r}{suggestion(chosen, known)}; `paramgolf score --help` lists all"
+        )
     if chosen.startswith(EXHIBIT):
         if evaluation is not None and evaluation.ranks.world > 1:
             raise RecipeError(f"{chosen} runs in one process, not under torchrun")
