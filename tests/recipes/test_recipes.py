@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from paramgolf.errors import RecipeError
 from paramgolf.model.arithmetic import parameter_count, parameter_shapes
 from paramgolf.model.gpt import GPT
+from paramgolf.predict.ttt_step import learning_rate
 from paramgolf.recipe import (
     BudgetRecipe,
     ModelRecipe,
@@ -42,6 +43,13 @@ def test_sizes_are_those_announced() -> None:
     }
     assert 0.7e6 < sizes["quickstart"] < 1.5e6
     assert 16e6 < sizes["baseline"] < 18e6
+
+
+def test_the_rate_of_test_time_training_is_the_published_one() -> None:
+    """#1430's cosine from 1e-3 with its floor of 1e-4 (spec pr1430.md, section 11)."""
+    score = get_recipe("pr1430").score
+    rates = {0: 1e-3, 473: 8.535534e-4, 946: 5e-4, 1419: 1.464466e-4, 1504: 1.002275e-4, 1505: 1e-4, 1892: 1e-4}
+    assert {chunk: learning_rate(score, chunk, 1893) for chunk in rates} == pytest.approx(rates, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", RECIPE_NAMES)
