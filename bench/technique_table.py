@@ -32,7 +32,14 @@ from paramgolf.text.text import HeldOutText
 
 PLAIN = "none"
 # The published settings of one technique each, beside the recipe's.
+TTT_1430 = {"ttt_optimizer": "adamw", "ttt_lr": 1e-3, "ttt_least_lr": 1e-4}
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "ttt": TTT_1430,
+    "ttt-slot": TTT_1430,
+    "ttt-ngram": TTT_1430,
+    "ttt-normcache": {**TTT_1430, "ngram_order": 8},
+    "ttt-slot-backoff": {**TTT_1430, "ngram_order": 21},
+    "slot-backoff": {"ngram_order": 21},
     "laplace": {"ngram_order": 8, "ngram_lag": 32_768, "alpha_base": 0.08, "alpha_range": 0.65, "alpha_centre": 3.5},
     "normcache": {"ngram_order": 8},
     "gated-normcache": {"ngram_order": 8},
