@@ -274,7 +274,7 @@ class ScoreRecipe:
     ngram_lag: int = 0  # tokens whose counts become known together, as published; 0: each at once
     ngram_bytes: int = 0  # most memory of the counts, beyond which rare contexts are forgotten; 0: what they need
     cache_least_order: int = 7  # tokens of the shortest context that the cache believes; at most ngram_order
-    cache_strength: float = 16.0  # occurrences that the model's own row counts as
+    cache_strength: float = 16.0  # occurrences that the prior of counts (the model's row, a shorter context) is worth
     alpha_base: float = 0.20  # of the share alpha = base + range * sigmoid(2 (entropy - centre)), entropy in nats
     alpha_range: float = 0.55
     alpha_centre: float = 2.5

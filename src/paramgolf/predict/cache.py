@@ -61,8 +61,8 @@ class CachePredictor:
     """Rows of `neural` mixed by `rule` with `counts`, which both start as they are and read on in `observe`.
 
     Inside a chunk later positions use the earlier tokens of their lane (what is learnt, on a copy), so the rows of one
-    lane do not depend on how it is cut into chunks, but for a lag of the counts. Several lanes share what they learn,
-    lane after lane. Rows have the same bits wherever those of `neural` have.
+    lane do not depend on how it is cut into chunks, but for counts whose bounded memory is full. Several lanes share
+    what they learn, lane after lane. Rows have the same bits wherever those of `neural` have.
     """
 
     def __init__(self, neural: Predictor, counts: ExactCounts, rule: Rule) -> None:

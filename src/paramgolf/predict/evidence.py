@@ -27,10 +27,6 @@ class Evidence(NamedTuple):
     count_TK: Int32
     distinct_TK: Int32
 
-    def matched(self) -> Int64:
-        """How many contexts are known at each position [T], the empty one included: 0 where nothing was counted."""
-        return np.asarray((self.total_TK > 0).sum(axis=1), dtype=np.int64)
-
 
 class Followers(NamedTuple):
     """The tokens that have followed one context, each once in any order, and how often: int64 [n] each."""

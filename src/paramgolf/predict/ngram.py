@@ -33,8 +33,8 @@ class NgramPredictor:
     """Counts of all n-grams of up to `order` + 1 tokens, mixed by escapes (`ngram_kernel`), shared by all lanes.
 
     Inside a chunk, position t already knows the chunk's earlier tokens of its own lane: `predict` counts them for the
-    while and takes them back. So rows do not depend on how one lane's stream is cut into chunks. `most_bytes` bounds
-    the counts' memory (0: as much as they need), see `NgramTrie`; `expected_tokens` sizes it at once.
+    while and takes them back. So rows do not depend on how one lane's stream is cut into chunks, as long as memory is
+    not full. `most_bytes` bounds it (0: as much as they need), see `NgramTrie`; `expected_tokens` sizes it at once.
     """
 
     def __init__(

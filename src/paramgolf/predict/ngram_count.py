@@ -15,7 +15,6 @@ from paramgolf.predict.ngram_prefetch import prefetch
 from paramgolf.predict.ngram_table import (
     ABSENT,
     COUNT,
-    COUNTED,
     DISTINCT,
     END,
     FOLLOW,
@@ -187,5 +186,4 @@ def count_walk(
         slots_K, next_slots_K = next_slots_K, slots_K
     lane[KNOWN], lane[PLACE] = known, place
     scalars[USED], scalars[PLACES] = used, place
-    scalars[COUNTED] += done
     return done

@@ -29,8 +29,8 @@ UInt64 = npt.NDArray[np.uint64]
 PARENT, TOKEN, COUNT, TOTAL, DISTINCT, FOLLOW, SIBLING, COLUMNS = 0, 1, 2, 3, 4, 5, 6, 8
 ROOT = 0
 ABSENT = -1
-# What `scalars` holds: rows in use, places of the history in use, how many tokens were counted.
-USED, PLACES, COUNTED, SCALARS = 0, 1, 2, 3
+# What `scalars` holds: rows in use, places of the history in use.
+USED, PLACES, SCALARS = 0, 1, 2
 END = -(1 << 31)  # in the history: the text stops here; another negative value is the complement of where it goes on
 
 
@@ -92,12 +92,6 @@ def find(nodes: Int32, slots: UInt64, parent: int, token: int) -> int:
             slot = np.uint64(0)
         entry = slots[slot]
     return ABSENT
-
-
-@njit(cache=True, inline="always")
-def child_of(nodes: Int32, slots: UInt64, parent: int, token: int) -> int:
-    """The row of `token` after any node, the root included; `ABSENT` if there is none."""
-    return 1 + token if parent == ROOT else find(nodes, slots, parent, token)
 
 
 @njit(cache=True)
@@ -204,7 +198,6 @@ def count_token(
     nodes[parent, TOTAL] += 1
     nodes[parent, DISTINCT] += nodes[row, COUNT] == 0
     nodes[row, COUNT] += 1
-    scalars[COUNTED] += 1
     for k in range(1, known):
         parent = rows_K[k]
         rows_K[k] = row  # the context of k tokens after this token

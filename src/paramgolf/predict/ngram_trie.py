@@ -69,7 +69,7 @@ class NgramTrie:
                 f"score.ngram_bytes={most_bytes} is too small for n-grams of order {order} over {vocab_size} tokens; "
                 f"use at least {least * BYTES_A_NODE + FIXED_BYTES}, or 0 for as much as they need"
             )
-        rows = max(rows, least)
+        rows = min(max(rows, least), (1 << 31) - 1)  # as many as a row's 32-bit number can name
         self.trie = new_trie(vocab_size, rows, SLOTS_A_NODE * rows, PLACES_A_NODE * rows)
         self._rows_BK = np.zeros((lanes, order + 1), dtype=np.int64)
         self._lane_B2 = np.zeros((lanes, LANE), dtype=np.int64)

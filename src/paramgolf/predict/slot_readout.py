@@ -35,7 +35,7 @@ class Readout(Protocol):
 class FixedReadout:
     """The readout in NumPy and numba: sums in one fixed order, the same bits on every machine.
 
-    `on` names what is fitted: "hidden" (delta), "logits" (bias) or "both"; the first two of these read states, and
+    `on` names what is fitted: "hidden" (delta), "logits" (bias) or "both"; the first and the last read states, and
     need the head `head_DV` and its `softcap`.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from paramgolf.recipe import Recipe
+from paramgolf.recipe import Recipe, ScoreRecipe
 from paramgolf.recipes.pr549 import on_one_gpu, pr549, pr549_tiny
 
 
@@ -50,4 +50,18 @@ def pr1185_tiny() -> Recipe:
         optim=replace(tiny.optim, warmdown=full.optim.warmdown, muon_weight_decay=full.optim.muon_weight_decay),
         train=replace(tiny.train, future_heads=2, future_weight=0.15),
         score=replace(tiny.score, adapt="ttt-normcache", ngram_order=8, cache_least_order=7, cache_strength=16.0),
+    )
+
+
+def _cache(score: ScoreRecipe) -> ScoreRecipe:
+    """The repaired cache; contexts of up to 8 tokens are the published orders 2..9, and alpha serves `laplace` alone."""
+    return replace(
+        score,
+        adapt="ttt-normcache",
+        ngram_order=8,
+        cache_least_order=7,
+        cache_strength=16.0,
+        alpha_base=0.08,
+        alpha_range=0.65,
+        alpha_centre=3.5,
     )

@@ -24,12 +24,15 @@ def doubts(record: RecordFolder) -> list[str]:
 
 
 def _totals(logs: Sequence[LogFacts]) -> Iterator[str]:
-    """The printed total is one of the printed models and one of the printed scripts."""
+    """The printed total is one of the printed models and one of the printed scripts.
+
+    Where the only model printed is larger than the total, it is the one before squeezing, which says nothing.
+    """
     for log in logs:
         if log.total_bytes is None or not log.model_bytes or not log.code_sizes:
             continue
         sums = {model + code for model in log.model_bytes for code in log.code_sizes}
-        if log.total_bytes not in sums:
+        if min(log.model_bytes) <= log.total_bytes and log.total_bytes not in sums:
             nearest = min(sums, key=lambda size: abs(size - (log.total_bytes or 0)))
             yield f"{log.name} prints {log.total_bytes:,} bytes in all, its model and code make {nearest:,}."
 
@@ -37,7 +40,7 @@ def _totals(logs: Sequence[LogFacts]) -> Iterator[str]:
 def _same_end(logs: Sequence[LogFacts]) -> Iterator[str]:
     """Another seed gives another score: to all digits the same is the same run."""
     ends: dict[tuple[float, float], LogFacts] = {}
-    for log in logs:
+    for log in (log for log in logs if log.seed is not None):
         pair = log.pairs[-1]
         known = ends.setdefault((pair.loss, pair.bpb), log)
         if known is not log and known.seed != log.seed and pair.digits >= _ALIKE:

@@ -11,7 +11,7 @@ LN2 = math.log(2.0)
 
 _NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,12})?)"
 _PAIR = re.compile(rf"val_loss:\s*{_NUMBER}\s+val_bpb:\s*{_NUMBER}")
-_COUNTERS = re.compile(r"(?<![A-Za-z0-9_])[0-9][0-9./]*")
+_COUNTERS = re.compile(r"(?:(?<![A-Za-z0-9_])|(?<=[0-9]T))[0-9][0-9.,/]*")  # also the hour of 2026-03-21T10:00
 _VAL_BYTES = re.compile(r"val_bytes\s*[:=]\s*([0-9]{1,15})")
 _MODEL_SIZE = re.compile(r"Serialized model[^:\n]{0,80}:\s*([0-9]{1,12})\s*bytes")
 _VAL_TOKENS = re.compile(r"val_tokens\s*[:=]\s*([0-9]{1,12})|val_loader:[^\n]{0,400}?\btokens:\s*([0-9]{1,12})")
@@ -27,7 +27,8 @@ _CODE_SIZE = re.compile(r"Code size\s*(\(uncompressed\)|\(compressed\))?\s*:\s*(
 
 
 MOST_PAIRS = 100_000
-_LABEL = 60  # characters of a line that name its scheme
+_LABEL = 60  # characters before a pair that name its scheme: a logger may print its own before them
+_LINE = 10 * _LABEL  # characters that are searched for counters, which vary in length
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def _pairs(text: str) -> tuple[Pair, ...]:
     for match in itertools.islice(_PAIR.finditer(text), MOST_PAIRS):
         loss, bpb = float(match[1]), float(match[2])
         if loss > 0 and bpb > 0:
-            begin = max(text.rfind("\n", 0, match.start()) + 1, match.start() - 2 * _LABEL)
-            label = _COUNTERS.sub("N", text[begin : match.start()].strip())[:_LABEL]
+            begin = max(text.rfind("\n", 0, match.start()) + 1, match.start() - _LINE)
+            label = _COUNTERS.sub("N", text[begin : match.start()].strip())[-_LABEL:]
             digits = min(len(word.partition(".")[2]) for word in match.groups())
             found.append(Pair(label, loss, bpb, *_implied(match[1], match[2]), digits))
     return tuple(found)

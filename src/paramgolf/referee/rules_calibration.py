@@ -15,6 +15,7 @@ from paramgolf.referee.evidence import CALIBRATION_FILE, Evidence
 from paramgolf.referee.finding import Status
 
 Told = tuple[Status, str]
+_SLACK = 0.01  # share, and seconds, that two readings of one clock may differ by
 
 
 def calibration(found: Evidence) -> Told:
@@ -37,6 +38,30 @@ def calibration(found: Evidence) -> Told:
     if record.get("source") == "train" and _is_training_text(record, found):
         return "PASS", "The weights were calibrated on the training text."
     return "UNPROVEN", f"the weights were calibrated on {_named(record)}, which nobody can tell from the held-out text."
+
+
+def calibration_time(found: Evidence, listed: float | None) -> Told:
+    """Whether calibration on training text is among the training's seconds, and a sentence; "" where it is.
+
+    `listed` are the seconds of the ledger's phases of calibration that count as training, None without one.
+    """
+    record = found.calibration or {}
+    if record.get("source") != "train":
+        return "PASS", ""
+    told = record.get("seconds")
+    if isinstance(told, bool) or not isinstance(told, int | float) or told < 0:
+        return "UNPROVEN", f"{CALIBRATION_FILE} does not say how long the calibration on training text took."
+    if listed is None:
+        return "FAIL", f"{_seconds(told)} of calibration on training text are in no phase of ledger.json."
+    if told > listed * (1 + _SLACK) + _SLACK:
+        says = f"calibration on training text took {_seconds(told)}, ledger.json lists {listed:.1f} s of it."
+        return "FAIL", says
+    return "PASS", ""
+
+
+def _seconds(told: float) -> str:
+    """A stranger's integer may be too large for a float."""
+    return f"{told:.1f} s" if told < 1e12 else "endless seconds"
 
 
 def _digest(record: Mapping[str, Any]) -> str:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from paramgolf.clock import Entry
+from paramgolf.errors import RunError
 from paramgolf.referee.evidence import Evidence
 from paramgolf.referee.finding import Finding, Numbers
 from paramgolf.referee.limits import Limits
+from paramgolf.referee.rules_calibration import calibration_time
 
+TRAINING, CALIBRATION = "train", "calibrate"  # phases on the clock, as train and pack name them
 LONGEST = 1e12  # seconds; an integer of a stranger may be too large for a float
 # What reads the training text to set weights is training, on the clock or not (ruling of 24 March, #609).
 _LEARNS = re.compile(r"train|calibrat|gptq|hessian|finetune|fine-tune", re.IGNORECASE)
+_CALIBRATES = re.compile(r"calibrat|gptq|hessian", re.IGNORECASE)
 _EVALUATES = re.compile(r"score|scoring|eval|test-time|ttt", re.IGNORECASE)
 
 
@@ -44,6 +48,10 @@ def ledger(found: Evidence, limits: Limits) -> Finding:
     if evaluation is not None and evaluation > limits.eval_seconds:
         says = f"evaluation took {evaluation:.1f} s, {limits.eval_seconds:g} s are allowed."
         return Finding("ledger", "FAIL", says + aside, numbers)
+    calibrated = [entry for entry in entries if _is_training(entry) and calibrates(entry)]
+    status, says = calibration_time(found, sum(entry.seconds for entry in calibrated) if calibrated else None)
+    if status != "PASS":
+        return Finding("ledger", status, says + aside, numbers)
     if not any(_LEARNS.search(entry.name) for entry in entries):
         return Finding("ledger", "UNPROVEN", f"ledger.json lists no training among {_listed(entries)}.", numbers)
     if evaluation is None:
@@ -59,6 +67,25 @@ def _is_training(entry: Entry) -> bool:
     if _EVALUATES.search(entry.name):
         return False
     return entry.on_clock or _LEARNS.search(entry.name) is not None
+
+
+def training_phases(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """The last training phase, which includes those before a resume, and the calibration after it; () without training.
+
+    Raises `RunError` where a phase took no time that a clock can show.
+    """
+    last = max((index for index, entry in enumerate(entries) if entry.name == TRAINING), default=len(entries))
+    after = [entry for entry in entries[last + 1 :] if entry.on_clock and entry.name in (TRAINING, CALIBRATION)]
+    found = (*entries[last : last + 1], *after)
+    for entry in found:
+        if not 0 <= entry.seconds < LONGEST:
+            raise RunError(f"phase {entry.name!r} lasts {str(entry.seconds)[:20]} s, which no clock shows")
+    return found
+
+
+def calibrates(entry: Entry) -> bool:
+    """Whether a phase is a calibration on training text, by its name."""
+    return _CALIBRATES.search(entry.name) is not None
 
 
 def evaluates(entry: Entry) -> bool:

@@ -84,7 +84,8 @@ def record_ledger(record: RecordFolder, limits: Limits) -> Finding:
     if not train:
         return Finding("ledger", "UNPROVEN", "no log says how long training took.")
     numbers: Numbers = {"train_seconds": max(train), "train_limit": limits.train_seconds}
-    says = f"training took {max(train):.1f} s, calibration included"
+    says = f"training took {max(train):.1f} s"
+    says += ", calibration included" if any(log.hessian_seconds for log in record.logs) else ""
     if evaluation:
         numbers |= {"eval_seconds": max(evaluation), "eval_limit": limits.eval_seconds}
         says += f", evaluation {max(evaluation):.1f} s"

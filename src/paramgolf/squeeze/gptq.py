@@ -82,7 +82,7 @@ def _inverse_root(hessian_CC: Float64, least: float) -> Float64 | None:
         return None
     if not (np.square(np.diagonal(upper_CC)) > least).all():
         return None
-    lower_CC = np.linalg.inv(upper_CC.T)  # of a triangle: what LAPACK puts above it are exact noughts
+    lower_CC = np.linalg.inv(upper_CC.T)  # of a triangle: above it stands rounding at most, which nothing reads
     return np.ascontiguousarray(lower_CC)
 
 

@@ -19,7 +19,8 @@ _PLACE = re.compile(r"^(?:(recipe .*?|resumed),? on .*|(squeezed again) from the
 
 def log_text(run: ScoredRun, code_bytes: int) -> str:
     """The whole log; `code_bytes` is the size of the script that goes with the model."""
-    return "\n".join([*_settings(run), *_training(run), *_own_log(run), *_sizes(run, code_bytes), *_score(run), ""])
+    trained = [*_settings(run), *_training(run), *_calibration(run), *_own_log(run)]
+    return "\n".join([*trained, *_sizes(run, code_bytes), *_score(run), ""])
 
 
 def _settings(run: ScoredRun) -> Iterator[str]:
@@ -51,6 +52,12 @@ def _training(run: ScoredRun) -> Iterator[str]:
     if run.steps < most:
         last = run.metrics[-1]
         yield f"stopping_early: wallclock_cap train_time:{1000 * last['seconds']:.0f}ms step:{run.steps}/{most}"
+
+
+def _calibration(run: ScoredRun) -> Iterator[str]:
+    """Seconds on the clock after the last step; text of the model's own making is calibrated on off the clock."""
+    if run.calibration_seconds is not None:
+        yield f"Hessians in {run.calibration_seconds:.3f} s"
 
 
 def _own_log(run: ScoredRun) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from paramgolf.clock import Entry, entries_of
 from paramgolf.errors import CheckFailed, RunError
 from paramgolf.recipe import Recipe
+from paramgolf.referee.rules_ledger import CALIBRATION, TRAINING, training_phases
 from paramgolf.run_folder import partial_path
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 ARTIFACT = "model.pyz"
-TRAINING_PHASES = ("train", "calibrate")  # of the ledger, on the clock
 _TRAINED = ("recipe.json", "env.json", "metrics.jsonl", "ledger.json", ARTIFACT)
 _SCORED = ("score.json", "bits.npz", "verdict.json")
 # What few audited positions leave open, the live probes of the kept verdict may have proven.
@@ -55,9 +55,13 @@ class ScoredRun:
     @property
     def train_seconds(self) -> float:
         """Seconds of the last training phase, those before a resume included, and of the calibration after it."""
-        last = max(i for i, entry in enumerate(self.ledger) if entry.name == "train")
-        after = (entry.seconds for entry in self.ledger[last:] if entry.on_clock and entry.name in TRAINING_PHASES)
-        return sum(after)
+        return sum(entry.seconds for entry in training_phases(self.ledger))
+
+    @property
+    def calibration_seconds(self) -> float | None:
+        """Seconds of `train_seconds` in which training text calibrated the weights; None if it did not."""
+        found = [entry.seconds for entry in training_phases(self.ledger) if entry.name == CALIBRATION]
+        return sum(found) if found else None
 
     @property
     def bpb(self) -> float:
@@ -111,7 +115,7 @@ def read_scored_run(folder: Path, unproven: Collection[str] = ()) -> ScoredRun:
     )
     if not run.metrics or not isinstance(run.metrics[-1].get("step"), int):
         raise RunError(f"{folder / 'metrics.jsonl'} lists no training step")
-    if all(entry.name != "train" for entry in run.ledger):
+    if all(entry.name != TRAINING for entry in run.ledger):
         raise RunError(f"{folder / 'ledger.json'} lists no phase called train, so nobody knows how long it took")
     return run
 
