@@ -12,6 +12,7 @@ from paramgolf.predict.score_file import write_hashes
 from paramgolf.recipe import Recipe, SqueezeRecipe
 from paramgolf.referee.evidence import Evidence, run_evidence
 from paramgolf.referee.rules_evidence import data_separation
+from paramgolf.referee.rules_ledger import ledger
 from paramgolf.referee.rulesets import RULESETS
 
 TRAIN, HELD_OUT = "a" * 64, "b" * 64
@@ -82,6 +83,39 @@ def test_scored_documents_among_the_calibrations_fail(tmp_path, source):
 def test_what_cannot_be_told_is_unproven(tmp_path, record):
     """GPTQ without a record, with a damaged one, or calibrated on a text that nobody knows is UNPROVEN."""
     assert judged(tmp_path / "run", record).status == "UNPROVEN"
+
+
+def timed(folder: Path, record, *phases):
+    """The finding of the rule ledger on this calibration.json and phases (name, on clock, seconds) beside training."""
+    folder.mkdir()
+    (folder / "calibration.json").write_text(json.dumps(record))
+    listed = [("train", True, 280.0), *phases, ("score", True, 5.0)]
+    entries = [{"name": n, "on_clock": c, "start": 0.0, "seconds": s, "limit": None} for n, c, s in listed]
+    (folder / "ledger.json").write_text(json.dumps(entries))
+    return ledger(run_evidence(folder), RULESETS[0].limits)
+
+
+@pytest.mark.parametrize(
+    ("told", "phases", "status"),
+    [
+        (300.0, [("calibrate", True, 300.0)], "PASS"),
+        (300.0, [("GPTQ Hessians", True, 300.1)], "PASS"),
+        (300.0, [], "FAIL"),
+        (300.0, [("second moments of own text", False, 300.0)], "FAIL"),
+        (300.0, [("eval calibrate", True, 300.0)], "FAIL"),
+        (300.0, [("calibrate", True, 10.0)], "FAIL"),
+        (10**400, [("calibrate", True, 10.0)], "FAIL"),
+        (None, [("calibrate", True, 10.0)], "UNPROVEN"),
+        ("300", [], "UNPROVEN"),
+        (-1, [], "UNPROVEN"),
+        (True, [], "UNPROVEN"),
+    ],
+)
+def test_calibration_on_training_text_is_in_the_ledger(tmp_path, told, phases, status):
+    """Seconds that calibration.json admits to must be those of a phase that counts as training (#609)."""
+    finding = timed(tmp_path / "run", HONEST | {"seconds": told}, *phases)
+    assert finding.status == status, finding
+    assert timed(tmp_path / "own", OWN | {"seconds": told}, *phases).status == "PASS"
 
 
 def test_runs_without_calibration_are_as_before(tmp_path):

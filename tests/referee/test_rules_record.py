@@ -172,6 +172,12 @@ def test_times_from_the_log(tmp_path: Path, case: str, facts: dict[str, float], 
     assert record(tmp_path / "r", log_text(**facts))["ledger"].status == status, case
 
 
+def test_calibration_is_named_only_where_a_log_prints_it(tmp_path: Path) -> None:
+    """A log without a line of Hessians says nothing of calibration, and so does the finding."""
+    assert "calibration included" in record(tmp_path / "a", log_text(train_ms=590_000, hessians=3.5))["ledger"].says
+    assert "calibration" not in record(tmp_path / "b", log_text())["ledger"].says
+
+
 def test_the_claim_must_be_the_mean_of_the_logs(tmp_path: Path) -> None:
     """A headline that its logs do not show fails (#86 claimed 1.1502, its log says 1.1666)."""
     logs = [log_text(bpb=1.1666 + s * 1e-6, seed=s) for s in range(3)]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from paramgolf.clock import Entry
 from paramgolf.referee.record_log import read_log
 from paramgolf.submission.log_lines import final_label, log_text
 from paramgolf.submission.scored_run import ScoredRun
@@ -59,6 +60,17 @@ def test_the_final_line_names_what_was_done(published: Published) -> None:
         "final_roundtrip_exact"
     )
     assert final_label(dataclasses.replace(run, score=run.score | {"adapt": "ttt+ngram"})) == "final_ttt_ngram_exact"
+
+
+def test_calibration_on_training_text_counts_in_the_log(published: Published) -> None:
+    """The log prints the seconds of the calibration, so that a reader's training time is the run's own (#609)."""
+    run = published(42)
+    calibrated = dataclasses.replace(run, ledger=(*run.ledger, Entry("calibrate", True, 603.2, 13.25, 14.0)))
+    facts = read_log("x.log", log_text(calibrated, 5))
+    assert facts.train_seconds == 600.128 and facts.hessian_seconds == 13.25
+    assert facts.train_seconds + facts.hessian_seconds == pytest.approx(calibrated.train_seconds)
+    own = dataclasses.replace(run, ledger=(*run.ledger, Entry("second moments of own text", False, 603.2, 200.0)))
+    assert "Hessians" not in log_text(own, 5) and own.train_seconds == 600.128
 
 
 def test_all_phases_of_the_evaluation_count(published: Published) -> None:
