@@ -149,6 +149,21 @@ def test_counters_do_not_tell_schemes_apart() -> None:
     ]
 
 
+@pytest.mark.parametrize("stamp", ["2026-03-21T{:02}:17:0{},{} ", "[{:02}:17:0{}.{}] ", "Mar 21 {:02}:17:0{} [{}] "])
+def test_a_loggers_prefix_hides_no_scheme(stamp: str) -> None:
+    """Behind a long prefix with times and counters the words next to the pair tell schemes apart, and group them."""
+    name = "INFO some.package.of.the.author.train_gpt_with_a_long_name:evaluate_the_whole_validation_text "
+    rows = [("DIAGNOSTIC post_ema", 1.9), ("legal_ttt_exact", 1.8), ("step:4,000/20,000", 1.7), ("step:9/20,000", 1.6)]
+    lines = []
+    for hour, size in ((9, 1), (10, 22), (23, 333)):
+        prefix = stamp.format(hour, hour % 7, 10**size) + name
+        lines += [f"{prefix}{label} val_loss:{loss} val_bpb:{loss / 1.68}" for label, loss in rows]
+    found = schemes([read_log("x", "\n".join(lines))])
+    assert [len(scheme.rows) for scheme in found] == [3, 3, 6]
+    for scheme, end in zip(found, ("DIAGNOSTIC post_ema", "legal_ttt_exact", "step:N"), strict=True):
+        assert scheme.label.endswith(end)
+
+
 def own_log(side: float, bpb: float, tokens: int = 40_000, size: int = 100_000) -> str:
     """The end of a log that states tokens and bytes, and charges `side` bits beside the tokens."""
     loss = (bpb * size - side) / tokens * LN2
@@ -174,6 +189,14 @@ def test_a_total_is_a_model_and_its_code(tmp_path: Path, total: int, status: str
     assert found.status == status, found.says
 
 
+def test_the_size_before_squeezing_says_nothing_of_the_total(tmp_path: Path) -> None:
+    """A log that prints the float32 model alone is honest: its total is less than that, and cannot be recomputed."""
+    tail = "Serialized model: 106542082 bytes\nCode size: 100000 bytes\nTotal submission size: {} bytes"
+    assert judged(write_record(tmp_path / "a", PR549, tail.format(15_966_275)))["evidence"].status != "FAIL"
+    both = tail.format(15_966_275) + "\nSerialized model int6: 15800000 bytes"
+    assert judged(write_record(tmp_path / "b", PR549, both))["evidence"].status == "FAIL"
+
+
 def test_the_files_are_those_that_the_logs_speak_of(tmp_path: Path) -> None:
     """#1430: a script of 184,380 bytes, logs of one of 184,360; a total that no log prints; seeds that no log has."""
     tail = SIZES.format(15_955_733)
@@ -192,6 +215,20 @@ def test_one_run_under_two_seeds_is_found(tmp_path: Path) -> None:
     rows = {"legal_ttt_exact": [PR549["legal_ttt_exact"][0]] * 2 + PR549["legal_ttt_exact"][2:]}
     found = judged(write_record(tmp_path / "r", rows))["evidence"]
     assert found.status == "FAIL" and "they are one run" in found.says
+
+
+def test_logs_without_a_seed_accuse_nobody(tmp_path: Path) -> None:
+    """A copy of a log that names no seed is no other seed; two seeds with one end are found beside it."""
+    same = PR549["legal_ttt_exact"][0]
+    folder = write_record(tmp_path / "a", {"legal_ttt_exact": [same, *PR549["legal_ttt_exact"][1:]]})
+    log = folder / "train_seed1337.log"
+    nameless = log.read_text().replace("seed:1337\n", "")
+    (folder / "a_copy.log").write_text(nameless)
+    (folder / "z_copy.log").write_text(nameless)
+    assert "one run" not in judged(folder)["evidence"].says
+    other = write_record(tmp_path / "b", {"legal_ttt_exact": [same] * 2 + PR549["legal_ttt_exact"][2:]})
+    (other / "a_copy.log").write_text(nameless)
+    assert "1337" in judged(other)["evidence"].says and "they are one run" in judged(other)["evidence"].says
 
 
 @pytest.mark.parametrize(
