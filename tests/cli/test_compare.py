@@ -123,10 +123,59 @@ def test_one_recipe_scored_two_ways_is_two_groups(tmp_path: Path, capsys: Captur
 
 
 def test_one_seed_twice_is_no_sample(tmp_path: Path, capsys: Captured) -> None:
-    """Two runs of one recipe and one seed stand alone, told apart by their folders."""
+    """Two runs of one recipe and one seed are two groups, told apart by their folders."""
     found = compared(capsys, write_run(tmp_path / "a", 1, 3.0), write_run(tmp_path / "b", 1, 2.9))
     assert [group["name"] for group in found["groups"]] == ["small [a]", "small [b]"]
     assert all(group["sd"] is None for group in found["groups"])
+
+
+def test_a_repeated_seed_does_not_dissolve_its_group(tmp_path: Path, capsys: Captured) -> None:
+    """Of three seeds and a second run of one, the three stay a sample and the second stands alone, with a note."""
+    runs = [write_run(tmp_path / f"a{seed}", seed, 3.0) for seed in (1, 2, 3)]
+    found = compared(capsys, *runs, write_run(tmp_path / "again", 1, 2.9))
+    assert [group["seeds"] for group in found["groups"]] == [[1, 2, 3], [1]]
+    assert [group["name"] for group in found["groups"]] == ["small [a1]", "small [again]"]
+    assert found["comparisons"][0]["welch"] is None
+    assert any("seed 1 appears twice" in note for note in found["comparisons"][0]["notes"])
+    other = compared(capsys, *runs, write_run(tmp_path / "b", 1, 2.9, layers=3))
+    assert not any("twice" in note for note in other["comparisons"][0]["notes"])
+
+
+def phase(name: str, seconds: float, on_clock: bool = True) -> dict[str, object]:
+    return {"name": name, "on_clock": on_clock, "start": 0.0, "seconds": seconds, "limit": None}
+
+
+def test_calibration_is_training_time(tmp_path: Path, capsys: Captured) -> None:
+    """Seconds of the last training and of the calibration after it; other phases and an earlier training are not."""
+    run = write_run(tmp_path / "a", 1, 3.0)
+    phases = [phase("train", 20.0), phase("train", 60.0), phase("calibrate", 5.5), phase("calibrate", 9.0, False)]
+    (run / "ledger.json").write_text(json.dumps([*phases, phase("squeeze and pack", 8.0, False)]))
+    assert compared(capsys, run)["groups"][0]["train_seconds"] == 65.5
+    (run / "ledger.json").write_text("[]")
+    assert compared(capsys, run)["groups"][0]["train_seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("recipe.json", b"\xff\xfe{}"),
+        ("recipe.json", b"[]"),
+        ("recipe.json", b'{"name": 1}'),
+        ("recipe.json", b"{"),
+        ("ledger.json", json.dumps([phase("train", 10**400)]).encode()),
+        ("ledger.json", json.dumps([phase("train", -1)]).encode()),
+        ("ledger.json", b'[{"name": "train"}]'),
+        ("ledger.json", b'{"train": 1}'),
+        ("ledger.json", b"\xff"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, capsys: Captured, name: str, content: bytes) -> None:
+    """A recipe or ledger that cannot be read gives one line with its path, and status 2."""
+    run = write_run(tmp_path / "a", 1, 3.0)
+    (run / name).write_bytes(content)
+    assert main(["compare", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert str(run / name) in error and "Traceback" not in error
 
 
 def test_an_illegal_score_is_marked(tmp_path: Path, capsys: Captured) -> None:

@@ -5,16 +5,19 @@ Runs that differ in nothing but the seed make a group; every group is compared w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paramgolf.errors import RunError
+from paramgolf.clock import entries_of
+from paramgolf.errors import ParamgolfError, RunError
 from paramgolf.predict.score import Score
 from paramgolf.predict.score_file import BITS_FILE, SCORE_FILE, load, read_json, read_record
 from paramgolf.recipe import Recipe
 from paramgolf.referee.paired import Paired, paired_scores
+from paramgolf.referee.rules_ledger import training_phases
 from paramgolf.referee.statistics import CONTEST_MARGIN, Sample, Welch, interval, sample_of, welch
 from paramgolf.run_folder import partial_path
 
@@ -108,17 +111,16 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def groups_of(runs: Iterable[Run]) -> tuple[Group, ...]:
-    """The runs by kind, in order of first mention. Runs of one recipe and one seed are no sample: each stands alone."""
+    """The runs by kind, in order of first mention. A seed counts once: later runs of it stand alone."""
     kinds: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         kinds.setdefault(run.kind, []).append(run)
     groups = []
     for members in kinds.values():
-        seeds = [run.recipe.seed for run in members if run.recipe is not None]
-        if len(set(seeds)) < len(seeds):
-            groups += [Group(_name(run), (run,)) for run in members]
-        else:
-            groups.append(Group(_name(members[0]), tuple(sorted(members, key=_seed))))
+        first: dict[int, Run] = {}
+        again = [run for run in members if first.setdefault(_seed(run), run) is not run]
+        groups.append(Group(_name(members[0]), tuple(sorted(first.values(), key=_seed))))
+        groups += [Group(_name(run), (run,)) for run in again]
     return _told_apart(groups)
 
 
@@ -143,6 +145,9 @@ def compare(new: Group, old: Group) -> Comparison:
             over_documents = paired_scores([run.score for run in new.runs], [run.score for run in old.runs])
         except RunError as error:
             notes.append(f"not paired: {error}")
+    if new.runs[0].kind == old.runs[0].kind:
+        seeds = sorted({_seed(run) for run in new.runs} & {_seed(run) for run in old.runs})
+        notes += [f"seed {seed} appears twice in runs of one recipe: no second sample of it" for seed in seeds]
     for group in (new, old):
         notes += [f"{run.folder} is NOT legal by its verdict.json" for run in group.runs if run.legal is False]
     return Comparison(new, old, between, margin, over_documents, tuple(notes))
@@ -164,20 +169,31 @@ def _read(folder: Path) -> Run:
     return Run(
         folder=folder,
         score=load(folder),
-        recipe=Recipe.from_json(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None,
+        recipe=_recipe(recipe) if recipe.is_file() else None,
         artifact_bytes=artifact.stat().st_size if artifact.is_file() else None,
         train_seconds=_train_seconds(folder / "ledger.json"),
         legal=(read_record(verdict).get("legal") is True) if verdict.is_file() else None,
     )
 
 
+def _recipe(path: Path) -> Recipe:
+    record = read_record(path)
+    try:
+        return Recipe.from_json(json.dumps(record))
+    except ParamgolfError as error:
+        raise RunError(f"{path}: {error}") from None
+
+
 def _train_seconds(path: Path) -> float | None:
-    entries = read_json(path) if path.is_file() else []
-    if not isinstance(entries, list):
-        raise RunError(f"{path} should hold a list of phases, found {type(entries).__name__}")
-    found = [e.get("seconds") for e in entries if isinstance(e, dict) and e.get("name") == "train"]
-    seconds = found[-1] if found else None
-    return float(seconds) if isinstance(seconds, int | float) and not isinstance(seconds, bool) else None
+    """Seconds of training with its calibration, None where no phase is called so."""
+    if not path.is_file():
+        return None
+    entries = read_json(path)
+    try:
+        found = training_phases(entries_of(entries))
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
+    return sum(float(entry.seconds) for entry in found) if found else None
 
 
 def _name(run: Run) -> str:
