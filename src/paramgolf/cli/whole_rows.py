@@ -5,16 +5,9 @@ Shapes: B lanes, T positions of a chunk, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 import numpy as np
 
-from paramgolf.predict.protocol import Chunk, Float64, Predictor, Rows, TableRows
-
-
-@runtime_checkable
-class _AllRows(Protocol):
-    def all_rows(self, lane: int) -> Float64: ...  # [length, V]
+from paramgolf.predict.protocol import Chunk, FullRows, Predictor, Rows, TableRows
 
 
 class WholeRows:
@@ -29,7 +22,7 @@ class WholeRows:
 
     def predict(self, chunk: Chunk) -> Rows:
         rows = self.inner.predict(chunk)
-        if not isinstance(rows, _AllRows):
+        if not isinstance(rows, FullRows):
             return rows
         table_BTV = np.zeros((*chunk.tokens.shape, self.vocab_size))
         for lane, length in enumerate(chunk.lengths.tolist()):

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from paramgolf.exhibits.tables import table_of
-from paramgolf.predict.protocol import Chunk, Float64, Predictor, Rows
+from paramgolf.predict.protocol import Chunk, Float64, FullRows, Predictor, Rows
 
 
 @runtime_checkable
@@ -15,13 +15,6 @@ class Wrapper(Protocol):
     """A predictor that only forwards to `inner`."""
 
     inner: Predictor
-
-
-@runtime_checkable
-class WholeLanes(Protocol):
-    """Rows that can be had lane by lane, [length, V] nats."""
-
-    def all_rows(self, lane: int) -> Float64: ...
 
 
 def unwrapped(base: Predictor) -> Predictor:
@@ -33,7 +26,7 @@ def unwrapped(base: Predictor) -> Predictor:
 
 def lane_tables(rows: Rows, chunk: Chunk, vocab_size: int) -> list[Float64]:
     """The rows of every lane, [length, V] nats each."""
-    if isinstance(rows, WholeLanes):
+    if isinstance(rows, FullRows):
         return [np.asarray(rows.all_rows(lane), dtype=np.float64) for lane in range(len(chunk.tokens))]
     table_BTV = table_of(rows, chunk, vocab_size)
     return [table_BTV[lane, :length] for lane, length in enumerate(chunk.lengths.tolist())]

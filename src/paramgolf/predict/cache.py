@@ -6,7 +6,7 @@ Legend: B lanes, T positions of a chunk, K contexts (of 0, 1, ... K - 1 tokens),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from paramgolf.predict.cache_rules import Rule
 from paramgolf.predict.cache_shares import Position
 from paramgolf.predict.evidence import Evidence, Followers
 from paramgolf.predict.fixed_math import exp_into
-from paramgolf.predict.protocol import Chunk, Float64, Int64, Predictor, Rows
+from paramgolf.predict.protocol import Chunk, Float64, FullRows, Int64, Predictor, Rows
 
 
 class ExactCounts(Protocol):
@@ -37,13 +37,6 @@ class ExactCounts(Protocol):
         ...
 
     def observe(self, chunk: Chunk) -> None: ...
-
-
-@runtime_checkable
-class FullRows(Protocol):
-    """Rows that give all of a lane at once."""
-
-    def all_rows(self, lane: int) -> Float64: ...
 
 
 @dataclass(frozen=True)
@@ -118,12 +111,7 @@ class CacheRows:
 
     def of(self, chunk: Chunk) -> bool:
         """Whether these are the rows of `chunk`."""
-        mine = self._chunk
-        return (
-            np.array_equal(mine.tokens, chunk.tokens)
-            and np.array_equal(mine.lengths, chunk.lengths)
-            and np.array_equal(mine.starts, chunk.starts)
-        )
+        return self._chunk.same_as(chunk)
 
     def realised(self) -> Float64:
         """Log-probability in nats of the chunk's tokens [B, T], 0 at padding."""

@@ -57,12 +57,7 @@ class MixRows:
 
     def of(self, chunk: Chunk) -> bool:
         """Whether these are the rows of `chunk`."""
-        mine = self._chunk
-        return (
-            np.array_equal(mine.tokens, chunk.tokens)
-            and np.array_equal(mine.lengths, chunk.lengths)
-            and np.array_equal(mine.starts, chunk.starts)
-        )
+        return self._chunk.same_as(chunk)
 
     def realised(self) -> Float64:
         """Log-probability in nats of the chunk's tokens [B, T], 0 at padding."""

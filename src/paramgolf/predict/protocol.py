@@ -7,7 +7,7 @@ float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,14 @@ class Chunk:
         """Which positions [B, T] hold real tokens."""
         return np.arange(self.tokens.shape[1])[None, :] < self.lengths[:, None]
 
+    def same_as(self, other: Chunk) -> bool:
+        """Whether both hold the same tokens, padding included, in the same places."""
+        return (
+            np.array_equal(self.tokens, other.tokens)
+            and np.array_equal(self.lengths, other.lengths)
+            and np.array_equal(self.starts, other.starts)
+        )
+
 
 class Rows(Protocol):
     """Normalised distributions for all positions of one chunk; may be lazy, and is void once `observe` was called."""
@@ -44,6 +52,15 @@ class Rows(Protocol):
 
     def row(self, lane: int, position: int) -> Float64:
         """The whole distribution at one position, [V] nats; `exp` of it sums to one."""
+        ...
+
+
+@runtime_checkable
+class FullRows(Protocol):
+    """Rows that also give all of a lane at once."""
+
+    def all_rows(self, lane: int) -> Float64:
+        """The distributions at all real positions of a lane, [length, V] nats."""
         ...
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from paramgolf.predict.protocol import Chunk, Float64, Int64, Rows
+from paramgolf.predict.protocol import Chunk, Float64, FullRows, Int64, Rows
 from paramgolf.predict.slot_lane import Offsets, SlotLane, fitted_on
 from paramgolf.predict.slot_readout import Readout
 from paramgolf.recipe import ScoreRecipe
@@ -28,13 +28,6 @@ class HasStates(Protocol):
     """Rows that tell the states [stop - first, D] of real positions of a lane."""
 
     def states(self, lane: int, first: int = 0, stop: int | None = None) -> Float64: ...
-
-
-@runtime_checkable
-class HasAllRows(Protocol):
-    """Rows that can be had together, [length, V] nats of a lane."""
-
-    def all_rows(self, lane: int) -> Float64: ...
 
 
 class Stretch(NamedTuple):
@@ -63,9 +56,7 @@ class SlotRows:
 
     def of(self, chunk: Chunk) -> bool:
         """Whether these are the rows of `chunk`."""
-        mine = self._chunk
-        same_lanes = np.array_equal(mine.lengths, chunk.lengths) and np.array_equal(mine.starts, chunk.starts)
-        return same_lanes and np.array_equal(mine.tokens, chunk.tokens)
+        return self._chunk.same_as(chunk)
 
     def realised(self) -> Float64:
         """Log-probability in nats of the chunk's tokens [B, T], 0 at padding."""
@@ -160,7 +151,7 @@ class SlotRows:
         return self._neural_rows(lane, first, stop)
 
     def _neural_rows(self, lane: int, first: int, stop: int) -> Float64:
-        if not isinstance(self._neural, HasAllRows):
+        if not isinstance(self._neural, FullRows):
             rows = [self._neural.row(lane, position) for position in range(first, stop)]
             return np.array(rows, dtype=np.float64).reshape(len(rows), self._vocab_size)
         if self._table is None or self._table[0] != lane:

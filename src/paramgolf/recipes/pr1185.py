@@ -54,7 +54,7 @@ def pr1185_tiny() -> Recipe:
 
 
 def _cache(score: ScoreRecipe) -> ScoreRecipe:
-    """The repaired cache; contexts of up to 8 tokens are the published orders 2..9, and alpha serves `laplace` alone."""
+    """The repaired cache; contexts of up to 8 tokens are the published orders 2..9. Alpha serves `laplace` alone."""
     return replace(
         score,
         adapt="ttt-normcache",
