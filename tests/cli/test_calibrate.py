@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from paramgolf.cli import main
-from paramgolf.cli.calibrate import training_part
+from paramgolf.cli.calibrate import ON_CLOCK, training_part
 from paramgolf.errors import RecipeError
 from paramgolf.recipe import BudgetRecipe, Recipe, SqueezeRecipe
+from paramgolf.referee import rules_ledger
 from paramgolf.squeeze.hessian import HessianRecord, load_hessians, save_hessians
 
 WORDS = ["one ", "two ", "three ", "four\n", "five ", "six, ", "seven ", "eight. "]
@@ -115,6 +116,83 @@ def test_pack_a_run_that_was_never_calibrated(home, tmp_path, capsys):
     assert json.loads((own / "calibration.json").read_text())["text"] is None
     assert main(["score", str(own / "model.pyz"), str(home / "held"), "--out", str(own)]) == 0
     assert "own making" in finding(own)["says"]
+
+
+def phases(run):
+    return [entry["name"] for entry in json.loads((run / "ledger.json").read_text())]
+
+
+def with_weights(home, run):
+    """Give a run that was packed again the checkpoint, which stays in the run that it came from."""
+    shutil.copyfile(home / "gptq" / "checkpoint.safetensors", run / "checkpoint.safetensors")
+
+
+def test_a_calibration_that_is_not_used_takes_no_time(home, tmp_path):
+    """A new file keeps the phase of the Hessians that it was packed with, and of no others."""
+    assert ON_CLOCK == rules_ledger.CALIBRATION
+    run = str(home / "gptq")
+    for name, flags, calibrations in (
+        ("kept", [], [ON_CLOCK]),
+        ("plain", ["--squeeze.quantiser", "nearest"], []),
+        ("again", ["--data", str(home / "shards")], [ON_CLOCK]),
+        ("own", ["--squeeze.calibration", "generated"], ["second moments of own text"]),
+    ):
+        assert main(["pack", run, "--new-run", str(tmp_path / name), *flags]) == 0
+        listed = phases(tmp_path / name)
+        assert [phase for phase in listed if phase in (ON_CLOCK, "second moments of own text")] == calibrations, name
+        assert listed.count("train") == 1
+    old, again = (json.loads((folder / "ledger.json").read_text()) for folder in (home / "gptq", tmp_path / "again"))
+    assert [e for e in old if e["name"] == ON_CLOCK] != [e for e in again if e["name"] == ON_CLOCK]
+    with_weights(home, tmp_path / "own")
+    assert main(["pack", str(tmp_path / "own"), "--new-run", str(tmp_path / "owner"), *GPTQ]) == 0
+    assert phases(tmp_path / "owner").count("second moments of own text") == 1
+    assert (
+        main(["pack", str(tmp_path / "own"), "--new-run", str(tmp_path / "b"), "--squeeze.quantiser", "nearest"]) == 0
+    )
+    assert "second moments of own text" not in phases(tmp_path / "b")
+
+
+def test_kept_hessians_are_not_passed_off_as_others(home, tmp_path, capsys):
+    """Another number of sequences or seconds than the run was calibrated with is refused, or read anew."""
+    words = ["pack", str(home / "gptq"), "--squeeze.calibration_sequences", "9"]
+    assert main([*words, "--out", str(tmp_path / "a.pyz")]) == 2
+    error = capsys.readouterr().err
+    assert "--squeeze.calibration_sequences 9" in error and "calibrated with 6" in error and "--data DIR" in error
+    longer = ["pack", str(home / "gptq"), "--squeeze.calibration_seconds", "20", "--out", str(tmp_path / "a.pyz")]
+    assert main(longer) == 2 and "--squeeze.calibration_seconds 20" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main([*words, "--data", str(home / "shards"), "--new-run", str(tmp_path / "nine")]) == 0
+    assert json.loads((tmp_path / "nine" / "calibration.json").read_text())["sequences"] == 9
+    with_weights(home, tmp_path / "nine")
+    same = ["pack", str(tmp_path / "nine"), "--squeeze.calibration_sequences", "9", "--out", str(tmp_path / "b.pyz")]
+    assert main(same) == 0
+
+
+def test_a_resumed_run_is_calibrated_once(home, tmp_path, monkeypatch):
+    """After a packing that failed, --resume takes what was kept, and the ledger lists the time that it took then."""
+    out = tmp_path / "run"
+    words = ["train", "quickstart", "--data", str(home / "shards"), "--out", str(out), "--seconds", "60"]
+
+    def fails(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("paramgolf.artifact.pack.pack", fails)
+        assert main([*words, *TINY, *GPTQ]) == 130
+    partial = tmp_path / "run.partial"
+    before = json.loads((partial / "ledger.json").read_text())
+    spoilt = Path(shutil.copytree(partial, tmp_path / "spoilt.partial"))
+    (spoilt / "calibration.json").write_text("{")
+    with monkeypatch.context() as patch:
+        patch.setattr("paramgolf.cli.calibrate.calibrate", fails)
+        assert main(["train", "--resume", str(out)]) == 0
+        assert main(["train", "--resume", str(tmp_path / "spoilt")]) == 130
+    after = json.loads((out / "ledger.json").read_text())
+    for name in ("train", ON_CLOCK):
+        assert [e for e in after if e["name"] == name] == [e for e in before if e["name"] == name] != []
+    assert (out / "calibration.json").exists() and (out / "model.pyz").exists()
+    assert main(["train", "--resume", str(tmp_path / "spoilt")]) == 0
+    assert phases(tmp_path / "spoilt").count(ON_CLOCK) == 1
 
 
 def test_pack_refuses_other_data(home, tmp_path, capsys):

@@ -118,6 +118,26 @@ def keep(calibrated: Calibrated, weights: Weights, run: RunFolder) -> None:
     run.write_json(RECORD, dict(calibrated.record))
 
 
+def kept_before_resume(recipe: Recipe, weights: Weights, run: RunFolder, clock: Clock) -> Calibrated | None:
+    """What an earlier attempt to pack this very run kept, its phase put into the clock's ledger; else None.
+
+    One rank calls it. Whatever is missing or damaged means that the run is calibrated again.
+    """
+    from paramgolf.clock import entries_of
+
+    if recipe.squeeze.quantiser != "gptq":
+        return None
+    try:
+        found = kept(recipe, weights, run)
+        if found is None:
+            return None
+        before = [entry for entry in entries_of(run.read_json("ledger.json")) if entry.name in (ON_CLOCK, OFF_CLOCK)]
+    except RunError:
+        return None
+    clock.ledger.extend(before)
+    return found if before else None
+
+
 def kept(recipe: Recipe, weights: Weights, run: RunFolder) -> Calibrated | None:
     """What a run was calibrated with, None if it never was or on another kind of text than the recipe says.
 

@@ -158,12 +158,18 @@ def train_and_pack(recipe: Recipe, data: TrainingData, run: RunFolder, ranks: Ra
     Every rank calls it; all but the first return None after training. Raises `TrainingStopped` after a signal, with
     everything saved; whatever fails later leaves a run that `train --resume` packs without training again.
     """
-    from paramgolf.cli.calibrate import calibrate, training_part
+    from paramgolf.cli.calibrate import calibrate, keep, kept_before_resume, training_part
     from paramgolf.clock import Clock
 
     clock = Clock(agree=ranks.agree)
     weights = train_weights(training_part(recipe), data, run, clock, ranks)
-    calibrated = calibrate(recipe, data.tokenizer, weights, data, clock, ranks)
+    calibrated = kept_before_resume(recipe, weights, run, clock) if ranks.leads else None
+    if not ranks.agree(float(calibrated is not None)):
+        calibrated = calibrate(recipe, data.tokenizer, weights, data, clock, ranks)
+    if ranks.leads and calibrated is not None:
+        # Kept before anything of packing can fail: --resume then neither calibrates again nor forgets the time it took.
+        write_ledger(run, clock)
+        keep(calibrated, weights, run)
     with clock.phase("squeeze and pack", on_clock=False):  # every rank: its reading of the clock is agreed upon
         if ranks.leads:
             pack_run(recipe, data.tokenizer, weights, primer_documents(recipe, data), run, calibrated)
@@ -239,12 +245,11 @@ def pack_run(
     run: RunFolder,
     calibrated: Calibrated | None = None,
 ) -> PackReport:
-    """Write model.pyz and sizes.json into the run, and what it was calibrated with."""
+    """Write model.pyz and sizes.json into the run; what it was calibrated with, if anything, is kept there already."""
     from paramgolf.artifact.pack import pack
-    from paramgolf.cli.calibrate import keep, says_calibrated
+    from paramgolf.cli.calibrate import says_calibrated
 
     if calibrated is not None:
-        keep(calibrated, weights, run)
         log(run, says_calibrated(calibrated))
     out = run.path / ARTIFACT
     out.unlink(missing_ok=True)  # of this very run, interrupted between packing and its last rename

@@ -2,8 +2,8 @@
 that can be scored and submitted like any other; the run itself stays as it is.
 
 The carried text is at most what RUN/model.pyz carries. GPTQ (--squeeze.quantiser gptq) takes the second moments that
-the run kept when it was calibrated; a run without them is calibrated now, on text of the model's own making or, with
---data, on the training text, whose time then counts as training.
+the run kept when it was calibrated. A run without them is calibrated now: on the training text, which needs --data and
+counts as training, or with --squeeze.calibration generated on text of the model's own making.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paramgolf.cli.arguments import UsageError, byte_count
 from paramgolf.cli.output import Output
 from paramgolf.cli.overrides import add_recipe_flags, override
+from paramgolf.errors import RunError
 from paramgolf.recipe import BudgetRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.out is not None and options.new_run is not None:
         raise UsageError(f"--out {options.out} makes a file, --new-run {options.new_run} a folder; give one of them")
     folder = RunFolder.resume(options.run)
-    recipe = override(Recipe.from_json(folder.read_text("recipe.json")), options)
+    trained_by = Recipe.from_json(folder.read_text("recipe.json"))
+    recipe = override(trained_by, options)
     budget = recipe.budget.packed_bytes() if options.budget is None else options.budget
     if options.budget is not None:
         recipe = dataclasses.replace(recipe, budget=_packed_budget(recipe.budget, budget))
@@ -62,12 +64,14 @@ def run(options: argparse.Namespace, output: Output) -> int:
     primer = packed.primer if recipe.squeeze.carry_text else ()
     clock = Clock()
     training = _training_data(options, recipe, packed.tokenizer, trained.data_digest)
-    calibrated = _calibrated(recipe, folder, packed.tokenizer, weights, training, clock)
+    found = None if training is not None else _kept(trained_by, recipe, weights, folder)
+    calibrated = found or _calibrated(recipe, packed.tokenizer, weights, training, clock)
     if calibrated is not None:
         output.note(says_calibrated(calibrated))
     if options.new_run is not None:
         model = _Model(recipe, packed.tokenizer, weights, primer, calibrated)
-        report = _new_run(options.new_run, folder, model, clock)
+        ledger = [*_ledger_of_training(folder, calibrated=found is not None), *clock.record()]
+        report = _new_run(options.new_run, folder, model, ledger)
         out = options.new_run / ARTIFACT
         output.next("paramgolf", "score", out, "TEXT", "--out", options.new_run)
     else:
@@ -103,17 +107,37 @@ def _packed_budget(budget: BudgetRecipe, packed_bytes: int) -> BudgetRecipe:
     return dataclasses.replace(budget, artifact_bytes=cap, reserved_bytes=cap - packed_bytes)
 
 
+def _kept(trained_by: Recipe, recipe: Recipe, weights: Weights, folder: RunFolder) -> Calibrated | None:
+    """What the run was calibrated with, if GPTQ needs it and the recipe asks for what the run's own asked for."""
+    from paramgolf.cli.calibrate import kept
+
+    if recipe.squeeze.quantiser != "gptq":
+        return None
+    found = kept(recipe, weights, folder)
+    asked, had = recipe.squeeze, trained_by.squeeze
+    names = ["calibration_sequences"] + (["calibration_seconds"] if asked.calibration == "train" else [])
+    other = [name for name in names if getattr(asked, name) != getattr(had, name)]
+    if found is None or not other:
+        return found
+    if asked.calibration == "generated":
+        return None  # own text is there for the drawing
+    name = other[0]
+    raise RunError(
+        f"--squeeze.{name} {getattr(asked, name):g}: {folder.path} was calibrated with {getattr(had, name):g}; leave "
+        "the flag away to use what it kept, or give --data DIR to calibrate again"
+    )
+
+
 def _calibrated(
-    recipe: Recipe, folder: RunFolder, tokenizer: Tokenizer, weights: Weights, data: TrainingData | None, clock: Clock
+    recipe: Recipe, tokenizer: Tokenizer, weights: Weights, data: TrainingData | None, clock: Clock
 ) -> Calibrated | None:
-    """What GPTQ needs: kept by the run, or collected now."""
-    from paramgolf.cli.calibrate import calibrate, kept
+    """What GPTQ needs, collected now."""
+    from paramgolf.cli.calibrate import calibrate
     from paramgolf.ranks import Ranks, pick_device
 
     if recipe.squeeze.quantiser != "gptq":
         return None
-    found = None if data is not None else kept(recipe, weights, folder)
-    return found or calibrate(recipe, tokenizer, weights, data, clock, Ranks(device=pick_device(0)))
+    return calibrate(recipe, tokenizer, weights, data, clock, Ranks(device=pick_device(0)))
 
 
 def _training_data(
@@ -154,8 +178,9 @@ class _Model:
     calibrated: Calibrated | None
 
 
-def _new_run(path: Path, trained: RunFolder, model: _Model, clock: Clock) -> PackReport:
+def _new_run(path: Path, trained: RunFolder, model: _Model, ledger: Sequence[Mapping[str, Any]]) -> PackReport:
     """A run folder with the same training and another model.pyz; the checkpoint stays in the old one."""
+    from paramgolf.cli.calibrate import keep
     from paramgolf.cli.life import log, pack_run, write_recipe
     from paramgolf.run_folder import RunFolder
 
@@ -165,8 +190,10 @@ def _new_run(path: Path, trained: RunFolder, model: _Model, clock: Clock) -> Pac
         for name in _OF_TRAINING:
             if (trained.path / name).exists():
                 shutil.copyfile(trained.path / name, run.path / name)
-        run.write_json("ledger.json", [*_ledger_of_training(trained), *clock.record()])
+        run.write_json("ledger.json", list(ledger))
         log(run, f"squeezed again from the weights of {trained.final_path}")
+        if model.calibrated is not None:
+            keep(model.calibrated, model.weights, run)
         report = pack_run(model.recipe, model.tokenizer, model.weights, model.primer, run, model.calibrated)
         run.finish()
     except BaseException:
@@ -175,10 +202,15 @@ def _new_run(path: Path, trained: RunFolder, model: _Model, clock: Clock) -> Pac
     return report
 
 
-def _ledger_of_training(trained: RunFolder) -> list[dict[str, Any]]:
-    """The phases of the old run without its evaluation, which was of another model.pyz."""
+def _ledger_of_training(trained: RunFolder, *, calibrated: bool) -> list[dict[str, Any]]:
+    """The phases of the old run without its evaluation, which was of another model.pyz.
+
+    Its calibration goes along if it `calibrated` the new file too: what was not used took none of its time.
+    """
+    from paramgolf.cli.calibrate import OFF_CLOCK, ON_CLOCK
     from paramgolf.clock import entries_of
     from paramgolf.referee.rules_ledger import evaluates
 
+    unused = () if calibrated else (ON_CLOCK, OFF_CLOCK)
     entries = entries_of(trained.read_json("ledger.json"))
-    return [dataclasses.asdict(entry) for entry in entries if not evaluates(entry)]
+    return [dataclasses.asdict(entry) for entry in entries if not evaluates(entry) and entry.name not in unused]
