@@ -11,6 +11,7 @@ import os
 import numpy as np
 
 from paramgolf.predict.protocol import Int64
+from paramgolf.referee.blackbox.calls import ScorerFailed, watched
 from paramgolf.referee.blackbox.exam import Effort, Exam
 from paramgolf.referee.blackbox.from_predictor import from_predictor
 from paramgolf.referee.blackbox.guarded import GuardedTokens
@@ -47,20 +48,24 @@ def judge(
 
     `tokens` [N + 1] is the text (None: random tokens, two blocks of them at least); long enough that whatever adapts
     has something to adapt to. `at` is the first target of the block that is looked at closely (None: in the middle).
-    `seed` must be unknown to the scorer (None: from the system). An exception of the scorer is a FAIL of its test.
-    Raises `ValueError` for a text that is too short or has ids outside the vocabulary.
+    `seed` must be unknown to the scorer (None: from the system). An exception of the scorer is a FAIL of the test that
+    met it; one of the test's own code leaves it UNPROVEN. Raises `ValueError` for a text that is too short or has ids
+    outside the vocabulary, and for an `at` that is no target of it.
     """
     if seed is None:
         seed = int.from_bytes(os.urandom(6), "little")
     if tokens is None:
         length = box.layout.first + 2 * max(box.layout.block, 32)
         tokens = np.random.default_rng((seed, 0)).integers(0, box.vocab_size, length + 1)
-    exam = Exam(box, np.asarray(tokens, dtype=np.int64), seed, effort, at)
+    exam = Exam(watched(box), np.asarray(tokens, dtype=np.int64), seed, effort, at)
     return tuple(_guarded(test, exam) for test in TESTS)
 
 
 def _guarded(test: BlackBoxTest, exam: Exam) -> Finding:
     try:
         return test.run(exam)
-    except Exception as error:  # a stranger's code may raise anything; the other tests must still be heard
-        return Finding(test.name, "FAIL", f"the scorer fails with {type(error).__name__}: {str(error)[:200]}")
+    except ScorerFailed as failure:
+        return Finding(test.name, "FAIL", f"the scorer fails: {failure}")
+    except Exception as error:  # not the scorer's fault, or not for certain; the other tests must still be heard
+        says = f"{type(error).__name__}: {str(error)[:200]}"
+        return Finding(test.name, "UNPROVEN", f"the test itself fails, outside the scorer: {says}")

@@ -60,10 +60,12 @@ def t9_coverage(exam: Exam) -> Finding:
     if exam.box.books is None:
         return unproven(test, "every target has a cost; how often each is counted, and by which bytes, is not shown.")
     books = exam.box.books
-    times = np.bincount(books.credited(exam.tokens.copy()), minlength=exam.declared + 1)
+    credited = np.asarray(books.credited(exam.tokens.copy()), dtype=np.int64)
+    of_text = (credited >= 1) & (credited <= exam.declared)
+    times = np.bincount(credited[of_text], minlength=exam.declared + 1)[1:]
     weights = int(np.asarray(books.byte_weights(exam.tokens.copy())).sum())
     size = len(books.text(exam.tokens[1:].copy()))
-    wrong = int((times[1 : exam.declared + 1] != 1).sum() + times[0] + times[exam.declared + 1 :].sum())
+    wrong = int((times != 1).sum() + (~of_text).sum())
     numbers: Numbers = {"targets": exam.declared, "not_once": wrong, "bytes_counted": weights, "bytes_of_text": size}
     bad = f"{wrong} of {exam.declared} targets are not credited exactly once"
     bad += f", and {weights} bytes are counted for a text of {size}." if weights != size else "."

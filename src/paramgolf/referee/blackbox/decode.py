@@ -29,6 +29,10 @@ def t10_decode(exam: Exam) -> Finding:
         return unproven(test, f"it gives no rows, and {box.vocab_size} tokens are too many to try one by one.")
     claimed = float(exam.base[stretch.start - 1 : stretch.stop - 1].sum()) / math.log(2.0)
     numbers: Numbers = {"tokens": len(stretch), "claimed_bits": claimed}
+    if claimed == math.inf:
+        return unproven(test, "it claims infinitely many bits: no code is dearer.", numbers)
+    if not math.isfinite(claimed):
+        return judged(test, True, f"it claims {claimed} bits for {len(stretch)} tokens: no code length.", "", numbers)
     known = exam.tokens.copy()
     known[stretch.start :] = 0
     encoder = TokenEncoder()
@@ -60,5 +64,5 @@ def _row(exam: Exam, tokens: Int64, target: int) -> Float64:
     for value in range(len(row_V)):
         other = tokens.copy()
         other[target] = value
-        row_V[value] = -exam.score(other)[target - 1]
+        row_V[value] = -exam.whole(other)[target - 1]
     return row_V

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paramgolf.predict.protocol import Float64, Int64
+from paramgolf.referee.blackbox.calls import ScorerFailed
 from paramgolf.referee.blackbox.scorer import BlackBox
 from paramgolf.referee.finding import Finding, Numbers
 
@@ -36,7 +37,7 @@ class Exam:
     """A scorer, a text and the seed from which everything random is drawn.
 
     `declared` is the text's public length in targets; `at` the first target of the block that is looked at closely
-    (None: a block in the middle).
+    (None: a block in the middle). Raises `ValueError` for a text or an `at` that cannot be judged.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class Exam:
             raise ValueError(f"a text of {len(tokens)} ids, at least 2 of 0..{box.vocab_size - 1} are needed")
         self.box, self.tokens, self.seed, self.effort = box, tokens, seed, effort or Effort()
         self.declared = len(tokens) - 1
+        if at is not None and not 1 <= at <= self.declared:
+            raise ValueError(f"at={at} is no target of the text, whose targets are 1..{self.declared}")
         layout = box.layout
         middle = min(layout.first + 1 + max(0, self.declared - layout.first) // 2, self.declared)
         begin = layout.block_at(middle).start if at is None else at
@@ -58,6 +61,13 @@ class Exam:
     def score(self, tokens: Int64, declared: int | None = None) -> Float64:
         """Costs [len(tokens) - 1] of one fresh scoring; `declared` is the text's length if not given."""
         return self.box.score(tokens, self.declared if declared is None else declared, self.seed)
+
+    def whole(self, tokens: Int64) -> Float64:
+        """Costs [declared] of a text as long as the one that is judged; `ScorerFailed` if there are fewer or more."""
+        cost = self.score(tokens)
+        if cost.shape != (self.declared,):
+            raise ScorerFailed(f"it gives {cost.shape} costs for {self.declared} targets")
+        return cost
 
     @functools.cached_property
     def runs(self) -> tuple[Float64, ...]:

@@ -57,7 +57,7 @@ def flip_matrix(exam: Exam, flipped: list[int]) -> Float64:
     first = exam.block.start
     columns = []
     for target in flipped:
-        columns.append(changes(exam.score(raised(exam, target)), exam.base)[first - 1 : exam.block.stop - 1])
+        columns.append(changes(exam.whole(raised(exam, target)), exam.base)[first - 1 : exam.block.stop - 1])
     return np.array(columns).reshape(len(flipped), len(exam.block)).T
 
 

@@ -21,7 +21,7 @@ def swap_mass(exam: Exam, target: int, values: Int64) -> Float64:
     for value in values:
         other = exam.tokens.copy()
         other[target] = value
-        mass.append(np.exp(-exam.score(other)[target - 1]))
+        mass.append(np.exp(-exam.whole(other)[target - 1]))
     return np.array(mass)
 
 
