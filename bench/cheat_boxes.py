@@ -20,7 +20,7 @@ from paramgolf.referee.blackbox import Batched, BlackBox, Books, Builder, Guarde
 WORLD = small_world()
 SLIDING = Layout(stride=4, block=16, first=28)  # batches of four windows: 28 targets, then 16 at a time
 CHUNKED = Layout(stride=1, block=16)
-EXHIBIT_VOCABULARY, EXHIBIT_CHUNK, EXHIBIT_AT = 24, 16, 161
+EXHIBIT_VOCABULARY, EXHIBIT_CHUNK, EXHIBIT_AT = 24, 16, 160
 
 
 @dataclass(frozen=True)
@@ -141,16 +141,16 @@ def _boxed(name: str, make) -> BlackBox:
 
 def honest_predictor() -> Case:
     """The base alone."""
-    box = _boxed("pairs", lambda documents, lanes: Pairs())
+    box = _boxed("pairs", lambda documents, lanes, tokens: Pairs())
     return Case(
-        "pairs", "counts of pairs, learnt once they are scored: what the exhibits wrap", True, box, exhibit_text(), 97
+        "pairs", "counts of pairs, learnt once they are scored: what the exhibits wrap", True, box, exhibit_text(), 96
     )
 
 
 def exhibit_case(exhibit: Exhibit) -> Case:
     """An exhibit around the honest base."""
 
-    def make(documents: Sequence[Int64], lanes: int) -> Predictor:
+    def make(documents: Sequence[Int64], lanes: int, tokens: int) -> Predictor:
         return exhibit.build(Pairs, documents)
 
     box = _boxed(f"exhibit:{exhibit.name}", make)

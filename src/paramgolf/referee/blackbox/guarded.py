@@ -14,31 +14,24 @@ class GuardedTokens:
     """An array of token ids that remembers the highest index that was read; -1 before the first read.
 
     It takes an index, a slice or an array of indices, and becomes an array (all of it read) where numpy asks for one.
-    `after(n)` is the same tokens without the first n, under the same counter.
     """
 
     def __init__(self, tokens: Int64) -> None:
         self._tokens = tokens
-        self._skipped = 0
-        self._highest = [-1]
+        self._highest = -1
 
     @property
     def highest(self) -> int:
-        """The highest index read so far, counted from the very first token."""
-        return self._highest[0]
-
-    def after(self, count: int) -> GuardedTokens:
-        part = GuardedTokens(self._tokens)
-        part._skipped, part._highest = self._skipped + count, self._highest
-        return part
+        """The highest index read so far."""
+        return self._highest
 
     def __len__(self) -> int:
-        return len(self._tokens) - self._skipped
+        return len(self._tokens)
 
     def __getitem__(self, index: Any, /) -> Any:
-        where = np.arange(self._skipped, len(self._tokens))[index]
+        where = np.arange(len(self._tokens))[index]
         if np.size(where):
-            self._highest[0] = max(self._highest[0], int(np.max(where)))
+            self._highest = max(self._highest, int(np.max(where)))
         found = self._tokens[where]
         return int(found) if np.ndim(found) == 0 else found
 
