@@ -133,11 +133,54 @@ def test_the_limit_of_a_phase_ends_the_reading(monkeypatch):
         assert collect_hessians(model_of(PLAIN), names_of(PLAIN), Slow([shard], 12, 7), 20, phase=phase).sequences == 20
 
 
+class Timed(TrainingWindows):
+    """Windows that take a second each on a clock moved by hand, and note what was asked for."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.now, self.sizes, self.seen = 0.0, [], []
+
+    def batch(self, step, sequences):
+        self.now += sequences
+        self.sizes.append(sequences)
+        read = super().batch(step, sequences)
+        self.seen += [tuple(row) for row in read[0]]
+        return read
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(14.0, 10), (1.5, 1), (400.0, 64), (1000.0, 64)])
+def test_a_slow_machine_keeps_to_the_limit(limit, sizes):
+    """The first batch is one sequence however many fit into a batch; no limit above that is exceeded."""
+    shard = np.random.default_rng(1).integers(0, VOCAB, 4000).astype(np.uint16)
+    source = Timed([shard], 12, 7)
+    clock = Clock(now=lambda: source.now)
+    with clock.phase("calibrate", on_clock=True, limit=limit) as phase:
+        found = collect_hessians(model_of(PLAIN), names_of(PLAIN), source, 64, phase=phase)
+    assert source.sizes[0] == 1 and sum(source.sizes) == found.sequences >= sizes
+    assert clock.ledger[0].overrun() == 0
+    if limit == 1000.0:
+        assert max(source.sizes) == 32 and len(source.sizes) == 7
+    # The same windows as in one batch, in the same order.
+    assert source.seen == [tuple(row) for row in windows().batch(0, 64)[0][: found.sequences]]
+
+
+@pytest.mark.parametrize("sequences", [5, 64])
+def test_time_changes_no_sums(sequences):
+    """Read under a clock or without one, the same sequences give the same moments to rounding."""
+    model, names = model_of(PLAIN), names_of(PLAIN)
+    with Clock(now=lambda: 0.0).phase("calibrate", on_clock=True, limit=5.0) as phase:
+        timed = collect_hessians(model, names, windows(), sequences, phase=phase)
+    plain = collect_hessians(model, names, windows(), sequences)
+    assert timed.sequences == plain.sequences == sequences
+    for name in names:
+        assert timed.hessians[name] == pytest.approx(plain.hessians[name], rel=1e-4, abs=1e-4)
+
+
 def test_a_phase_that_is_over_still_reads_one_batch():
-    """Moments of nothing would be of no use: the first batch is always read."""
+    """Moments of nothing would be of no use: the first sequence is always read."""
     clock = Clock(now=iter(np.arange(0, 1e4, 100.0)).__next__)
     with clock.phase("calibrate", on_clock=True, limit=1.0) as phase:
-        assert collect_hessians(model_of(PLAIN), names_of(PLAIN), windows(), 3, phase=phase).sequences == 3
+        assert collect_hessians(model_of(PLAIN), names_of(PLAIN), windows(), 3, phase=phase).sequences == 1
 
 
 def test_held_out_text_is_refused():
@@ -155,6 +198,8 @@ def test_weights_that_diverged_are_refused():
     model = calibration_model(PLAIN, VOCAB, spoilt, 1, torch.device("cpu"))
     with pytest.raises(RunError, match=r"blocks\.0\.attention\.query.*not finite"):
         collect_hessians(model, names_of(PLAIN), windows(), 2)
+    with pytest.raises(RunError, match="rows are not finite"):
+        collect_hessians(model, names_of(PLAIN), OwnText(model, 12, seed=0), 2)
 
 
 def test_a_matrix_that_is_not_used_is_named():

@@ -90,10 +90,11 @@ def collect_hessians(
 ) -> Calibration:
     """The Hessians of the named matrices: inputs' second moments, summed over a sequence, a mean over the sequences.
 
-    Each rank reads its share of `sequences` (`source` is this rank's), rounded up to whole batches; all get the same
-    sums. With a `phase` that has a limit, reading ends while there is time for two more batches of average length, but
-    never before the first. `model` computes in float32. Raises `LeakError` for any other kind of source, `RunError`
-    where an input is not finite or a matrix was never used.
+    Each rank reads its share of `sequences` (`source` is this rank's), rounded up; all get the same sums. With a
+    `phase` that has a limit, the first batch is one sequence, and each later one takes at most half of the time that is
+    left, by what the batch before it took; where that is not enough for a sequence, reading ends. Which sequences are
+    read does not depend on the sizes of batches, but for own text. `model` computes in float32. Raises `LeakError` for
+    any other kind of source, `RunError` where an input is not finite or a matrix was never used.
     """
     if not isinstance(source, Source):
         raise LeakError(
@@ -101,17 +102,16 @@ def collect_hessians(
         )
     ranks = ranks or Ranks()
     share = -(-sequences // ranks.world)
-    batches = -(-share * source.sequence // max(BATCH_TOKENS, source.sequence))
-    batch = -(-share // batches)
-    moments, done = InputMoments(model, names), 0
+    most = max(1, BATCH_TOKENS // source.sequence)
+    moments, done, pace = InputMoments(model, names), 0, _Pace(phase, ranks.device)
     with torch.no_grad():
-        for step in range(batches):
-            if step and phase is not None and not _has_time(phase, step):
-                break
-            tokens_ST = torch.from_numpy(_tokens(source, step, batch)).to(ranks.device)
+        while done < share and (room := pace.room()):
+            batch = _aligned(done, min(most, share - done, room))
+            tokens_ST = torch.from_numpy(_tokens(source, done, batch)).to(ranks.device)
             with moments:
                 model.hidden(tokens_ST)
             done += batch
+            pace.read(batch)
     missing = sorted(set(names) - set(moments.first))
     if missing:
         raise RunError(f"the model never multiplied with {', '.join(missing[:4])}; nothing is known of their inputs")
@@ -119,14 +119,46 @@ def collect_hessians(
     return Calibration(_means(moments, read, ranks), read, read * source.sequence)
 
 
-def _tokens(source: Source, step: int, sequences: int) -> npt.NDArray[np.int64]:
-    return source.draw(step, sequences) if isinstance(source, OwnText) else source.batch(step, sequences)[0]
+def _aligned(done: int, most: int) -> int:
+    """The largest power of two of at most `most` sequences that divides those `done`."""
+    size = 1 << (most.bit_length() - 1)
+    return size if done == 0 else min(size, done & -done)
 
 
-def _has_time(phase: Phase, batches_done: int) -> bool:
-    """Whether one more batch, and about as long again to end with, fit into the phase; one agreed reading."""
-    used = phase.seconds()
-    return phase.limit is None or used + 2 * used / batches_done <= phase.limit
+def _tokens(source: Source, done: int, sequences: int) -> npt.NDArray[np.int64]:
+    """The sequences from number `done` on, of which `sequences` is a divisor: windows come in steps of one size."""
+    if isinstance(source, OwnText):
+        return source.draw(done, sequences)
+    return source.batch(done // sequences, sequences)[0]
+
+
+class _Pace:
+    """How many sequences a phase has room for. Readings of its clock are agreed upon, so all ranks know the same."""
+
+    def __init__(self, phase: Phase | None, device: torch.device) -> None:
+        self._phase, self._device = phase, device
+        self._used = 0.0 if phase is None else phase.seconds()
+        self._each: float | None = None  # seconds of a sequence in the last batch
+
+    def room(self) -> int:
+        """Sequences in half of the time left; one at first, and without a limit as many as anybody wants."""
+        if self._phase is None or self._phase.limit is None:
+            return BATCH_TOKENS
+        if self._each is None:
+            return 1
+        left = self._phase.limit - self._used
+        if left <= 0:
+            return 0
+        return BATCH_TOKENS if left >= 2 * BATCH_TOKENS * self._each else int(left / (2 * self._each))
+
+    def read(self, sequences: int) -> None:
+        """Note that a batch was read, once the device is done with it."""
+        if self._phase is None:
+            return
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        used = self._phase.seconds()
+        self._each, self._used = (used - self._used) / sequences, used
 
 
 def _means(moments: InputMoments, sequences: int, ranks: Ranks) -> dict[str, Float32]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from paramgolf.errors import RecipeError
+from paramgolf.errors import RecipeError, RunError
 from paramgolf.model.gpt import GPT
 
 
@@ -28,7 +28,7 @@ class OwnText:
 
     @torch.no_grad()
     def draw(self, step: int, sequences: int) -> npt.NDArray[np.int64]:
-        """Ids int64 [S, T]."""
+        """Ids int64 [S, T]. Raises `RunError` if the model's rows are no numbers."""
         device = self._model.embedding.weight.device
         generator = torch.Generator(device).manual_seed(_mixed(self._seed, self._rank, step))
         tokens_ST = torch.empty(sequences, self.sequence, dtype=torch.int64, device=device)
@@ -36,6 +36,8 @@ class OwnText:
         for at in range(1, self.sequence):
             last_SD = self._model.hidden(tokens_ST[:, :at])[:, -1]
             share_SV = (self._model.logits(last_SD).float() / self.temperature).softmax(dim=-1)
+            if not bool(share_SV.isfinite().all()):
+                raise RunError("the model's rows are not finite: these are the weights of a run that diverged")
             tokens_ST[:, at] = torch.multinomial(share_SV, 1, generator=generator)[:, 0]
         drawn: npt.NDArray[np.int64] = tokens_ST.cpu().numpy()
         return drawn
