@@ -164,6 +164,15 @@ def test_a_loggers_prefix_hides_no_scheme(stamp: str) -> None:
         assert scheme.label.endswith(end)
 
 
+@pytest.mark.parametrize(
+    "counters", ["2026-03-{0}T{0}:07:{0} ", "free {1} of {1} at {1} of {1} bytes, rank {1}, pid {1}: "]
+)
+def test_times_and_long_counters_next_to_the_words_still_group(counters: str) -> None:
+    """Days, hours and counters of any length are the same words, also where they are most of a long line."""
+    lines = [f"{counters.format(n, 10 ** (n - 6))}loss val_loss:1.9 val_bpb:1.1{n}" for n in (10, 22, 31)]
+    assert len(schemes([read_log("x", "\n".join(lines))])) == 1
+
+
 def own_log(side: float, bpb: float, tokens: int = 40_000, size: int = 100_000) -> str:
     """The end of a log that states tokens and bytes, and charges `side` bits beside the tokens."""
     loss = (bpb * size - side) / tokens * LN2
