@@ -305,6 +305,21 @@ def test_an_estimated_sum_never_passes():
     assert (verdict(1.0), verdict(0.1)) == ("UNPROVEN", "FAIL")
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_sample_without_the_likely_token_condemns_nobody(seed):
+    """An honest scorer that is nearly sure of one token never fails an estimate from a few, whichever they are."""
+    size = 64
+    text = np.random.default_rng(seed).integers(0, size, 25)
+
+    def sure(tokens, declared, seed):
+        return np.where(tokens[1:] == (5 * tokens[:-1] + 1) % size, -np.log(0.99), -np.log(0.01 / (size - 1)))
+
+    effort = Effort(flips=2, cuts=4, swaps=4, candidates=16, uniform=50, decoded=2)
+    found = judge(BlackBox.of(sure, size, layout=Layout(block=8)), text, seed=seed, effort=effort)
+    assert {finding.status for finding in found[:6]} == {"PASS", "UNPROVEN"}
+    assert found[3].status == "UNPROVEN"
+
+
 def test_a_scorer_that_breaks_is_told_so():
     """An exception is a FAIL of the test that met it; a wrong number of costs leaves nothing to judge."""
 

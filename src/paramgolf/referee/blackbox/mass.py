@@ -43,7 +43,9 @@ def t4_swap_and_sum(exam: Exam) -> Finding:
         if sampled:
             doubt = max(doubt, 8.0 * vocab_size * float(mass.std(ddof=1)) / math.sqrt(len(values)))
     limit = (SUM_TOLERANCE if exam.noise <= SUM_TOLERANCE else NOISY_SUM_TOLERANCE) + doubt
-    worst = int(np.argmax([abs(one - 1.0) if math.isfinite(one) else math.inf for one in sums]))
+    # A sample that missed the few likely tokens sums to almost nothing: too little proves guilt only if all were tried.
+    beyond = [one - 1.0 if sampled else abs(one - 1.0) for one in sums]
+    worst = int(np.argmax([one if math.isfinite(one) else math.inf for one in beyond]))
     numbers: Numbers = {
         "least": min(sums),
         "mean": float(np.mean(sums)),
@@ -52,7 +54,7 @@ def t4_swap_and_sum(exam: Exam) -> Finding:
         "tried": len(values),
         "limit": limit,
     }
-    bad = not abs(sums[worst] - 1.0) <= limit
+    bad = not beyond[worst] <= limit
     says = f"whichever token stands at {places[worst]} is credited, and the credits of all sum to {sums[worst]:.4f}."
     if sampled and not bad:
         says = f"estimated from {len(values)} of {vocab_size} tokens, the sum is {sums[worst]:.3f}, give or take"
