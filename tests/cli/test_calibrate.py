@@ -51,6 +51,7 @@ def finding(run, rule="data-separation"):
     return next(found for found in verdict["findings"] if found["rule"] == rule)
 
 
+@pytest.mark.slow
 def test_train_ends_with_a_calibrated_artifact(home):
     """The ledger has both phases on the clock, their limits add up to the budget, and the record says on what."""
     run = home / "gptq"
@@ -69,6 +70,7 @@ def test_train_ends_with_a_calibrated_artifact(home):
     assert (run / "model.pyz").read_bytes() != (home / "nearest" / "model.pyz").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_referee_passes_it_and_fails_a_forged_record(home, tmp_path, capsys):
     """Scored and checked, the run keeps its texts apart; with the scored text's digest in calibration.json it fails."""
     run = Path(shutil.copytree(home / "gptq", tmp_path / "run"))
@@ -84,6 +86,7 @@ def test_the_referee_passes_it_and_fails_a_forged_record(home, tmp_path, capsys)
     assert "calibrated the weights" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_pack_again_from_what_the_run_kept(home, tmp_path, capsys):
     """`pack` of a calibrated run needs nothing else, meets another budget, and takes its record along."""
     new = tmp_path / "new"
@@ -100,6 +103,7 @@ def test_pack_again_from_what_the_run_kept(home, tmp_path, capsys):
     assert same.read_bytes() == (home / "gptq" / "model.pyz").read_bytes()
 
 
+@pytest.mark.slow
 def test_pack_a_run_that_was_never_calibrated(home, tmp_path, capsys):
     """Without Hessians `pack` says how to get them; with --data or own text it collects them, on or off the clock."""
     run = str(home / "nearest")
@@ -127,6 +131,7 @@ def with_weights(home, run):
     shutil.copyfile(home / "gptq" / "checkpoint.safetensors", run / "checkpoint.safetensors")
 
 
+@pytest.mark.slow
 def test_a_calibration_that_is_not_used_takes_no_time(home, tmp_path):
     """A new file keeps the phase of the Hessians that it was packed with, and of no others."""
     assert ON_CLOCK == rules_ledger.CALIBRATION
@@ -152,6 +157,7 @@ def test_a_calibration_that_is_not_used_takes_no_time(home, tmp_path):
     assert "second moments of own text" not in phases(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_kept_hessians_are_not_passed_off_as_others(home, tmp_path, capsys):
     """Another number of sequences or seconds than the run was calibrated with is refused, or read anew."""
     words = ["pack", str(home / "gptq"), "--squeeze.calibration_sequences", "9"]
@@ -168,6 +174,7 @@ def test_kept_hessians_are_not_passed_off_as_others(home, tmp_path, capsys):
     assert main(same) == 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_calibrated_once(home, tmp_path, monkeypatch):
     """After a packing that failed, --resume takes what was kept, and the ledger lists the time that it took then."""
     out = tmp_path / "run"
@@ -195,6 +202,7 @@ def test_a_resumed_run_is_calibrated_once(home, tmp_path, monkeypatch):
     assert phases(tmp_path / "spoilt").count(ON_CLOCK) == 1
 
 
+@pytest.mark.slow
 def test_pack_refuses_other_data(home, tmp_path, capsys):
     """Shards of another text, and --data where nothing is calibrated on it, are refused before any work."""
     words = ["pack", str(home / "nearest"), "--out", str(tmp_path / "a.pyz")]
@@ -205,6 +213,7 @@ def test_pack_refuses_other_data(home, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_hessians_of_other_weights_are_refused(home, tmp_path, capsys):
     """A file of Hessians that belongs to another run raises with both digests."""
     run = Path(shutil.copytree(home / "gptq", tmp_path / "run"))
