@@ -175,7 +175,8 @@ def test_kinds_of_value() -> None:
     """Each kind takes what it should, with its unit, and refuses the rest."""
     assert seconds("1e2") == 100 and count("3") == 3 and share("0.1") == 0.1
     assert temperature("0") == 0 and temperature("0.7") == 0.7
-    assert [byte_count(word) for word in ("16_000_000", "16M", "1.5k", "2G")] == [
+    assert [byte_count(word) for word in ("16_000_000", "16M", "16MB", "1.5k", "2G")] == [
+        16_000_000,
         16_000_000,
         16_000_000,
         1500,

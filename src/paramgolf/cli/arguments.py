@@ -58,10 +58,11 @@ def seconds(word: str) -> float:
 
 
 def byte_count(word: str) -> int:
-    """A positive whole number of bytes; k, M and G (decimal) may follow: 16M is 16,000,000."""
-    scale = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}.get(word[-1:], 1)
+    """A positive whole number of bytes; k, M and G (decimal) may follow, and a B: 16M and 16MB are 16,000,000."""
+    bare = word.removesuffix("B")
+    scale = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}.get(bare[-1:], 1)
     count = (
-        _number(word[:-1] if scale > 1 else word.replace("_", ""), "a number of bytes such as 16000000 or 16M") * scale
+        _number(bare[:-1] if scale > 1 else bare.replace("_", ""), "a number of bytes such as 16000000 or 16M") * scale
     )
     if count != int(count) or count < 1:
         raise argparse.ArgumentTypeError(f"{word!r} is no whole number of bytes")
