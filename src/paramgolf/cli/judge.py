@@ -141,7 +141,7 @@ def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int 
     from paramgolf.predict.plan import plan
     from paramgolf.predict.score import score
     from paramgolf.predict.score_text import encode_documents, first_documents
-    from paramgolf.referee.live import PROBE
+    from paramgolf.referee.live import probe_size
     from paramgolf.referee.probes import probe_predictor
 
     exhibit = EXHIBITS[name]
@@ -153,17 +153,26 @@ def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int 
     def make(documents: Sequence[Int64]) -> Predictor:
         return exhibit.build(lambda: WholeRows(build_predictor(artifact, "none", lanes=lanes)), documents)
 
+    size = probe_size(make([ids.astype("int64") for ids in tokens[:1]]), lanes)
     probes = probe_predictor(
-        make, _beginning(tokens, PROBE.tokens), lanes=lanes, chunk=PROBE.chunk, boundary_id=boundary, seed=_seed()
+        make,
+        _beginning(tokens, size.tokens),
+        lanes=lanes,
+        chunk=size.chunk,
+        boundary_id=boundary,
+        seed=_seed(),
+        positions=size.positions,
+        counterfactuals=size.counterfactuals,
+        candidates=size.candidates,
+        decoded_tokens=size.decoded,
     )
     order = plan([len(ids) for ids in tokens], lanes=lanes, chunk=artifact.recipe.score.chunk)
-    size, text_digest = part.size(), part.digest
     try:
         with Meter("score", "tokens") as meter:
             progress = _progress(meter)
             predictor = make([ids.astype("int64") for ids in tokens])
             found = score(
-                predictor, tokens, order, boundary, raw_bytes=size, text_digest=text_digest, progress=progress
+                predictor, tokens, order, boundary, raw_bytes=part.size(), text_digest=part.digest, progress=progress
             )
     except CheckFailed as error:
         return _judged(None, [_refused(error), *probes])

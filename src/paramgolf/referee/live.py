@@ -117,8 +117,7 @@ def subject_of(artifact: Artifact, adapt: str) -> Subject:
 
         tolerance = GPU_TOLERANCE if pick_device(0).type == "cuda" else TOLERANCE
         alone = predictor_maker(_read_out(artifact, PROBE), "none", lanes=lanes, frames=PROBE.frames)
-        if PROBE_ASKS * _seconds_of_an_ask(alone(0), lanes, PROBE.chunk) > PROBE_SECONDS:
-            size = SMALL_PROBE
+        size = probe_size(alone(0), lanes)
     return Subject(
         tokenizer,
         lanes,
@@ -127,6 +126,11 @@ def subject_of(artifact: Artifact, adapt: str) -> Subject:
         size,
         tolerance,
     )
+
+
+def probe_size(predictor: Predictor, lanes: int) -> ProbeSize:
+    """The usual probes, or small ones for a predictor that takes long to answer."""
+    return SMALL_PROBE if PROBE_ASKS * _seconds_of_an_ask(predictor, lanes, PROBE.chunk) > PROBE_SECONDS else PROBE
 
 
 def _read_out(artifact: Artifact, size: ProbeSize) -> Artifact:
