@@ -48,7 +48,7 @@ def test_the_whole_life_of_a_run(run, capsys):
     assert record["bpb"] < min(record["peers"]["xz"], record["peers"]["zstd"], record["peers"]["brotli"])
 
     status, checked = called(["check", out, "--json"], capsys)
-    assert status == 0 and checked["legal"] is True
+    assert (status, checked["legal"]) == (0, True), checked
     status, again = called(["score", out / "model.pyz", out / "data", "--adapt", "ngram-only", "--json"], capsys)
     assert status == 0 and again["audit"]["positions"] > 0
     given, coded, back = run / "given", run / "coded", run / "back"

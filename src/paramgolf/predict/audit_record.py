@@ -29,6 +29,7 @@ class Tolerance:
     causal: float = 1e-4
 
 
+ENOUGH_POSITIONS = 8  # audited positions without which nothing is proven (of a text of that many tokens)
 TOLERANCE = Tolerance()
 GPU_TOLERANCE = Tolerance(sum=1e-3, credit=2e-3, repeat=2e-3, causal=2e-3)
 

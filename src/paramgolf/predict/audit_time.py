@@ -1,7 +1,8 @@
 """How many positions of a chunk may be audited, and how thoroughly, so that audits stay a share of the time.
 
-The first and the last chunk get one position at least. Where a row takes long (a frame of 2,048 tokens through 27
-million parameters: a second on two cores), audits become narrow and few; where it does not, nothing is spared.
+A chunk gets at least the audits that it is `required` to have: an end of the text has one, and without enough in all
+nothing is proven. Where a row takes long (a frame of 2,048 tokens through 27 million parameters: a second on two
+cores), audits become narrow and few; where it does not, nothing is spared.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class AuditTime:
         places: list[tuple[int, int]],
         rng: np.random.Generator,
         *,
-        required: bool,
+        required: int,
     ) -> Asked:
-        """The credits of a chunk and audits of some of the `places` (in random order), one at least if `required`."""
+        """The credits of a chunk and audits of some of the `places` (in random order), of `required` ones at least."""
         begin = self._now()
         if self._row_seconds is None:
             self._measure(predictor, chunk, rng)
@@ -52,7 +53,7 @@ class AuditTime:
         narrow = self._ask_seconds is None or (4 + lanes_asks) * len(places) * self._ask_seconds > allowed
         if narrow:
             rows = int(allowed / max(self._row_seconds or 0.0, 1e-9)) - 1
-            places = places[: max(rows // (1 + lanes_asks), int(required))]
+            places = places[: max(rows // (1 + lanes_asks), required)]
         if not places:
             return Asked(self.credits(predictor, chunk), [], 0.0)
         asked = ask_audited(predictor, chunk, places, rng, narrow=narrow, now=self._now)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from paramgolf.clock import Entry, Phase
 from paramgolf.errors import CheckFailed, TextError
-from paramgolf.predict.audit_record import Audit, PositionAudit
+from paramgolf.predict.audit_record import ENOUGH_POSITIONS, Audit, PositionAudit
 from paramgolf.predict.audit_time import AuditTime
 from paramgolf.predict.learning import Learning, forgotten_by, learning_of
 from paramgolf.predict.plan import Plan
@@ -139,10 +139,10 @@ def score(
     """Credit every token of the plan once and audit about `audit_positions` positions spread over the run.
 
     The audited positions are drawn from `seed`, by default 48 fresh random bits, always some in the first and the last
-    chunk; where rows take long there are fewer (`predict/audit_time.py`). `phase` is the clock: its readings are the
-    same on all ranks that score together (they need one `seed`), and if it has a limit that is reached before the last
-    token, `ScoreIncomplete` with what was measured is raised. Raises `CheckFailed` at once for a credit that is no
-    log-probability, `TextError` for ids outside the vocabulary.
+    chunk; where rows take long there are fewer (`predict/audit_time.py`), but enough to prove something. `phase` is
+    the clock: its readings are the same on all ranks that score together (they need one `seed`), and if it has a limit
+    that is reached before the last token, `ScoreIncomplete` with what was measured is raised. Raises `CheckFailed` at
+    once for a credit that is no log-probability, `TextError` for ids outside the vocabulary.
     """
     seed = int.from_bytes(os.urandom(6), "little") if seed is None else seed
     phase = phase or Phase("score", True, None, 0.0, time.perf_counter)
@@ -150,6 +150,8 @@ def score(
     auditing = AuditTime(phase.seconds)
     bits = np.empty(plan.token_count, dtype=np.float64)
     audits: list[PositionAudit] = []
+    # However slow the rows are, as many audits as prove something, in chunks that nobody can foresee either.
+    always = places_rng.choice(len(bits), min(ENOUGH_POSITIONS, audit_positions, len(bits)), replace=False)
     credited, total, begin = 0, 0.0, time.perf_counter()
     for step, chunk in enumerate(plan.chunks(tokens_by_document, boundary_id)):
         if phase.expired():
@@ -159,10 +161,13 @@ def score(
         real = chunk.real()
         _check_ids(chunk.tokens, predictor.vocab_size)
         at_an_end = step in (0, plan.steps - 1)
-        places = _draw(real, len(bits) - credited, audit_positions - len(audits), at_an_end, places_rng)
+        end = credited + int(real.sum())
+        required = max(int(((credited <= always) & (always < end)).sum()), int(at_an_end))
+        left = audit_positions - len(audits) - int((always >= credited).sum())
+        places = _draw(real, len(bits) - credited, left, required, places_rng)
         with np.errstate(invalid="ignore"):  # an infinite credit is refused below, with its place
             if places:
-                asked = auditing.ask(predictor, _copy(chunk), places, noise_rng, required=at_an_end)
+                asked = auditing.ask(predictor, _copy(chunk), places, noise_rng, required=required)
                 realised = asked.realised_BT
                 audits += asked.audits
             else:
@@ -232,14 +237,12 @@ def _worst(one: Audit, other: Audit) -> Audit:
     return dataclasses.replace(one, positions=one.positions + other.positions, **errors)
 
 
-def _draw(real: Bool, tokens_left: int, left: int, at_an_end: bool, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Positions of this chunk to audit: its part of `left` drawn among all `tokens_left`; at least one at an end."""
+def _draw(real: Bool, tokens_left: int, left: int, required: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Positions of this chunk to audit: the `required` ones and its part of `left` drawn among all `tokens_left`."""
     places = np.argwhere(real)
     wanted = min(max(left, 0), tokens_left)
     count = int(rng.hypergeometric(wanted, tokens_left - wanted, len(places))) if len(places) else 0
-    if at_an_end and len(places):
-        count = max(count, 1)
-    chosen = rng.permutation(len(places))[:count]
+    chosen = rng.permutation(len(places))[: count + required]
     return [(int(lane), int(position)) for lane, position in places[chosen]]
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from paramgolf.predict.audit_record import GPU_TOLERANCE, TOLERANCE, Audit, Tolerance
+from paramgolf.predict.audit_record import ENOUGH_POSITIONS, GPU_TOLERANCE, TOLERANCE, Audit, Tolerance
 from paramgolf.referee.evidence import Evidence
 from paramgolf.referee.finding import Finding
 from paramgolf.referee.limits import Limits
-
-ENOUGH_POSITIONS = 8
 
 
 def sums_to_one(found: Evidence, _: Limits) -> Finding:
