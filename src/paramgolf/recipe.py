@@ -20,17 +20,25 @@ MOST_ORDER = 32  # of n-gram contexts
 
 @dataclass(frozen=True)
 class TokenizerRecipe:
-    """How text becomes tokens: `bytes` (260 ids) or a lossless SentencePiece BPE trained on the training text."""
+    """How text becomes tokens: `bytes` (260 ids) or a lossless SentencePiece BPE trained on the training text.
+
+    With `caseops` capitals become operators in front of small letters before the pieces are cut (spec pr2140.md 1.1).
+    """
 
     kind: Literal["sentencepiece", "bytes"] = "sentencepiece"
     vocab_size: int = 1024
+    caseops: bool = False
+
+    def __post_init__(self) -> None:
+        if self.caseops and self.kind != "sentencepiece":
+            raise RecipeError(f"tokenizer.caseops=True needs tokenizer.kind='sentencepiece', found {self.kind!r}")
 
 
 @dataclass(frozen=True)
 class ModelRecipe:
     """The transformer: by default a plain modern GPT; further fields switch on single parts of the contest's models.
 
-    The parts are specified in spec pr549.md, section 2, and pr1185.md, section 2; layers are counted from 0.
+    The parts are specified in spec pr549.md, pr1185.md and pr2140.md, section 2 each; layers are counted from 0.
     """
 
     layers: int = 6
@@ -54,8 +62,16 @@ class ModelRecipe:
     value_width: int = 128
     bigram_buckets: int = 0  # rows of the hashed table of token pairs; 0: none
     bigram_width: int = 128
-    smear: Literal["none", "everywhere", "within-document"] = "none"
+    smear: Literal["none", "everywhere", "within-document", "gated"] = "none"  # "gated": of #2140, within documents
     unet: bool = False  # the first half's outputs are added, in reverse order, before the second half's blocks
+    skip_gates: bool = False  # each joins by a gate of its own for every channel, in the place of a sum
+    looped_layers: tuple[int, ...] = ()  # neighbours that run `loops` times, as a group
+    loops: int = 3
+    parallel_layers: int = 0  # the last ones: attention and MLP side by side, each reading a lane of its own
+    sparse_gates: bool = False  # a gate for each head, from the first `gate_channels` of its input alone
+    gate_channels: int = 12  # that sparse gates and the gated smear read
+    gate_scale: float = 0.5  # times the score of a sparse gate
+    asymmetric_softcap: bool = False  # two caps that are learnt, of logits above and below 0
     residual_mix: bool = False  # each block mixes the first embedding into its input
     block_scales: bool = False  # a gain for each channel of what attention and MLP add
     depth_scale: bool = False  # the inputs of layer i's attention and MLP times 1 / sqrt(i + 1)
@@ -66,7 +82,7 @@ class ModelRecipe:
         _positive(self, "layers", "width", "heads", "kv_heads", "mlp_ratio", "rope_base", "softcap", "query_gain")
         _positive(self, "routed_share")
         _fraction(self, "routed_share")
-        _positive(self, "value_width", "bigram_width", "embedding_std")
+        _positive(self, "value_width", "bigram_width", "embedding_std", "loops", "gate_channels", "gate_scale")
         _fraction(self, "mlp_slope")
         _not_negative(self, "rope_length")
         _divides(self, "heads", "width")
@@ -86,15 +102,34 @@ class ModelRecipe:
             raise RecipeError(f"model.mlp_ratio={self.mlp_ratio} of model.width={self.width} leaves the MLP no channel")
         if self.unet and self.layers < 2:
             raise RecipeError(f"model.unet=True needs model.layers of 2 or more, found {self.layers}")
+        self._check_composition()
         if self.bigram_buckets in (1, 2) or self.bigram_buckets < 0:
             raise RecipeError(f"model.bigram_buckets={self.bigram_buckets} must be 0 or at least 3")
-        for name in ("xsa_layers", "value_layers", "routed_layers"):
+        for name in ("xsa_layers", "value_layers", "routed_layers", "looped_layers"):
             chosen = getattr(self, name)
             if list(chosen) != sorted(set(chosen)) or any(not 0 <= layer < self.layers for layer in chosen):
                 raise RecipeError(
                     f"model.{name}={','.join(map(str, chosen))} must ascend within 0..{self.layers - 1} "
                     f"(model.layers={self.layers})"
                 )
+
+    def _check_composition(self) -> None:
+        looped = self.looped_layers
+        if looped and list(looped) != list(range(looped[0], looped[-1] + 1)):
+            raise RecipeError(
+                f"model.looped_layers={','.join(map(str, looped))} must be neighbours: they run as a group"
+            )
+        if not 0 <= self.parallel_layers <= self.layers - (looped[-1] + 1 if looped else 0):
+            raise RecipeError(
+                f"model.parallel_layers={self.parallel_layers} must be last ones of model.layers={self.layers}, none "
+                f"of them in model.looped_layers={','.join(map(str, looped))}"
+            )
+        if self.skip_gates and not self.unet:
+            raise RecipeError("model.skip_gates=True needs model.unet=True: there is no skip to gate")
+        if self.sparse_gates and self.gated_attention:
+            raise RecipeError("model.sparse_gates=True and model.gated_attention=True contradict each other")
+        if (self.sparse_gates or self.smear == "gated") and self.gate_channels > self.width:
+            raise RecipeError(f"model.gate_channels={self.gate_channels} is above model.width={self.width}")
 
     def head_size(self) -> int:
         """Channels of one attention head."""
@@ -119,9 +154,13 @@ class ModelRecipe:
         """Hidden channels of the MLP."""
         return round(self.mlp_ratio * self.width)
 
+    def visits(self) -> int:
+        """Blocks that a token passes, those of looped layers once for each time."""
+        return self.layers + (self.loops - 1) * len(self.looped_layers)
+
     def skips(self) -> int:
-        """Pairs of blocks that a U-Net skip joins."""
-        return self.layers // 2 if self.unet else 0
+        """Pairs of visits that a U-Net skip joins."""
+        return self.visits() // 2 if self.unet else 0
 
 
 @dataclass(frozen=True)
@@ -142,14 +181,18 @@ class OptimRecipe:
     momentum_warmup_steps: int = 0
     muon_weight_decay: float = 0.02
     newton_schulz_steps: int = 5
+    newton_schulz: Literal["quintic", "polar-express"] = "quintic"  # its coefficients; the latter change with each step
+    muon_row_norm: bool = False  # rows of the momentum have length 1 before it is made orthogonal (MuonEq-R)
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     adam_eps: float = 1e-8
-    adam_weight_decay: float = 0.0
+    embedding_weight_decay: float = 0.0
+    scalar_weight_decay: float = 0.0
     clip_norm: float = 1.0
     clip: Literal["after", "before"] = "after"  # gradients are averaged over the ranks; "before" is the published order
     warmdown: float = 0.5
     warmdown_steps: int = 0
+    least_lr: float = 0.0  # share of the rates that the warm-down does not go below
     average: Literal["ema", "swa"] = "ema"
     ema_decay: float = 0.99
     swa_every: int = 50  # steps between snapshots, once the rate's scale is below `swa_below`
@@ -164,8 +207,9 @@ class OptimRecipe:
         _positive(self, "swa_every", "swa_below")
         _fraction(self, "muon_momentum", "muon_momentum_start", "momentum_warmup", "adam_beta1", "adam_beta2")
         _fraction(self, "warmdown", "ema_decay", "swa_below", "qat_below", "grokfast_decay")
-        _not_negative(self, "muon_weight_decay", "adam_weight_decay", "warmdown_steps", "momentum_warmup_steps")
-        _not_negative(self, "grokfast")
+        _not_negative(self, "muon_weight_decay", "embedding_weight_decay", "scalar_weight_decay", "grokfast")
+        _not_negative(self, "warmdown_steps", "momentum_warmup_steps")
+        _fraction(self, "least_lr")
         for share, steps in (("warmdown", "warmdown_steps"), ("momentum_warmup", "momentum_warmup_steps")):
             if getattr(self, share) and getattr(self, steps):
                 raise RecipeError(
@@ -186,6 +230,11 @@ class TrainRecipe:
     batch_tokens: int = 8192
     micro_tokens: int = 65_536
     order: Literal["shuffled", "stream"] = "shuffled"  # "stream": the shards from first to last (spec pr549.md 1.4)
+    packed: bool = False  # documents lie end to end in one row and attend to themselves alone (spec pr2140.md 3.1)
+    contexts: tuple[int, ...] = ()  # most tokens of a document that see each other, stage after stage; last: `sequence`
+    contexts_until: tuple[float, ...] = ()  # share of the clock at which each stage but the last ends
+    rewarm_steps: int = 0  # over which the rates rise again after each change of context
+    loop_from: float = 0.0  # share of the clock from which looped layers run more than once
     max_steps: int = 1_000_000
     warmup_steps: int = 2
     compile: bool = False
@@ -206,11 +255,15 @@ class TrainRecipe:
         _positive(self, "sequence", "batch_tokens", "micro_tokens", "max_steps", "checkpoint_seconds")
         _positive(self, "distill_temperature", "distill_every")
         _not_negative(self, "warmup_steps", "future_heads", "future_weight", "crown_weight", "distill_weight")
-        _fraction(self, "crown_below", "distill_below")
+        _fraction(self, "crown_below", "distill_below", "loop_from")
+        _not_negative(self, "rewarm_steps")
+        self._check_contexts()
         if self.future_heads + 1 >= self.sequence:
             raise RecipeError(
                 f"train.future_heads={self.future_heads} look beyond train.sequence={self.sequence}; use fewer"
             )
+        if self.packed and self.order != "stream":
+            raise RecipeError(f"train.packed=True needs train.order='stream', found {self.order!r}")
         if self.micro_tokens < self.sequence:
             raise RecipeError(
                 f"train.micro_tokens={self.micro_tokens} is below train.sequence={self.sequence}: no sequence fits"
@@ -219,6 +272,30 @@ class TrainRecipe:
             raise RecipeError(
                 f"train.batch_tokens={self.batch_tokens} is no multiple of train.sequence={self.sequence}"
             )
+
+    def stages(self) -> tuple[int, ...]:
+        """The longest context of each stage; one stage of `sequence` tokens by default."""
+        return self.contexts or (self.sequence,)
+
+    def _check_contexts(self) -> None:
+        contexts, until = self.contexts, self.contexts_until
+        if len(until) != max(0, len(contexts) - 1) or list(until) != sorted(set(until)):
+            raise RecipeError(
+                f"train.contexts_until={','.join(map(str, until))} must ascend and name the end of every stage of "
+                f"train.contexts={','.join(map(str, contexts))} but the last"
+            )
+        if any(not 0 < share < 1 for share in until):
+            raise RecipeError(f"train.contexts_until={','.join(map(str, until))} must lie within 0..1")
+        if contexts and contexts[-1] != self.sequence:
+            raise RecipeError(
+                f"train.contexts ends with {contexts[-1]}, train.sequence={self.sequence} must be the same"
+            )
+        for context in contexts:
+            if context < 1 or self.batch_tokens % context or self.micro_tokens < context:
+                raise RecipeError(
+                    f"train.contexts names {context}, which must divide train.batch_tokens={self.batch_tokens} and be "
+                    f"at most train.micro_tokens={self.micro_tokens}"
+                )
 
 
 @dataclass(frozen=True)
@@ -237,7 +314,20 @@ class SqueezeRecipe:
     matrix_bits: int = 6
     embedding_bits: int = 8
     small_bits: int = 32  # of gains, scales and small projections: 16 or 32, floating point
-    clip: Literal["search", "percentile", "percentile-floor"] = "search"
+    gate_bits: int = 0  # of sparse gates, 2..8; 0: floating point, as all that is small
+    clip: Literal["search", "percentile", "percentile-floor", "sigma"] = "search"
+    embedding_sigmas: float = 14.0  # of clip "sigma": standard deviations of a row at which its integers end
+    attention_sigmas: float = 13.0
+    mlp_sigmas: float = 11.5
+    # How steps grow to meet the budget: all by one factor, or each tensor's by its own, such that the expected loss is
+    # least (spec pr2140.md 4.2; needs second moments).
+    allocation: Literal["together", "free"] = "together"
+    wide_groups: int = 0  # of columns that keep `wide_bits`: where activations and weights are largest (AWQ-lite)
+    wide_columns: int = 64
+    wide_bits: int = 8
+    corrected_tensors: int = 0  # whose rounding error is the largest: they get a low-rank correction (LQER)
+    correction_rank: int = 4
+    correction_form: Literal["asymmetric", "symmetric"] = "asymmetric"
     quantiser: Literal["nearest", "gptq"] = "nearest"
     calibration: Literal["train", "generated"] = "train"
     calibration_sequences: int = 64
@@ -253,8 +343,20 @@ class SqueezeRecipe:
                 raise RecipeError(f"squeeze.{name}={getattr(self, name)} is outside 2..8")
         if self.small_bits not in (16, 32):
             raise RecipeError(f"squeeze.small_bits={self.small_bits} is neither 16 nor 32")
-        _positive(self, "calibration_sequences", "calibration_seconds")
-        _not_negative(self, "damping")
+        if self.gate_bits and not 2 <= self.gate_bits <= 8:
+            raise RecipeError(f"squeeze.gate_bits={self.gate_bits} is outside 2..8 and not 0")
+        if not self.matrix_bits <= self.wide_bits <= 8:
+            raise RecipeError(
+                f"squeeze.wide_bits={self.wide_bits} is outside squeeze.matrix_bits={self.matrix_bits}..8"
+            )
+        if (self.wide_groups or self.allocation == "free") and self.quantiser != "gptq":
+            raise RecipeError(
+                f"squeeze.wide_groups={self.wide_groups} and squeeze.allocation={self.allocation!r} need the second "
+                f"moments of squeeze.quantiser='gptq', found {self.quantiser!r}"
+            )
+        _positive(self, "calibration_sequences", "calibration_seconds", "wide_columns", "correction_rank")
+        _positive(self, "embedding_sigmas", "attention_sigmas", "mlp_sigmas")
+        _not_negative(self, "damping", "wide_groups", "corrected_tensors")
 
 
 @dataclass(frozen=True)
@@ -298,6 +400,24 @@ class ScoreRecipe:
     slot_lr: float = 0.02  # falls on a cosine to slot_least_lr
     slot_least_lr: float = 0.001
     slot_warm: float = 0.0  # share of the last delta that the next fit starts from
+    order: Literal["stream", "longest-first"] = "stream"  # of documents; all but the stream's must be described
+    lora_rank: int = 8  # of each lane's adapters
+    lora_alpha: float = 16.0  # adapters count alpha / rank times
+    lora_query_value: bool = False  # adapters of queries and values, besides keys, outputs, MLP and head
+    lora_chunk: int = 64  # tokens of a document between two steps of its adapters
+    lora_lr: float = 1e-3
+    lora_beta2: float = 0.99  # of AdamW; its beta1 is 0
+    lora_weight_decay: float = 0.5
+    lora_keeps_inner: bool = False  # a lane's next document begins with the inner matrix that the last one learnt
+    global_documents: int = 0  # scored ones after which all weights train on them (phased TTT); 0: never
+    global_phases: int = 1
+    global_chunk: int = 32_768  # tokens of one step
+    global_lr: float = 1e-3
+    global_momentum: float = 0.9
+    global_clip_norm: float = 1.0
+    tilt_context: int = 15  # tokens of the context that gives a hint
+    tilt_share: float = 0.8  # of a context's followers that the hint must have
+    tilt_boost: float = 2.625  # nats that a hint is raised by, before the row is normalised again
 
     def __post_init__(self) -> None:
         _positive(self, "window", "stride", "lanes", "chunk", "ngram_order", "ttt_chunk", "ttt_lr", "ttt_epochs")
@@ -305,7 +425,14 @@ class ScoreRecipe:
             self, "ttt_sequences", "ttt_clip_norm", "cache_strength", "alpha_centre", "slot_context", "slot_interval"
         )
         _positive(self, "slot_steps", "slot_lr")
-        _fraction(self, "ttt_momentum", "ttt_polyak")
+        _positive(
+            self, "lora_rank", "lora_alpha", "lora_chunk", "lora_lr", "global_phases", "global_chunk", "global_lr"
+        )
+        _positive(self, "global_clip_norm", "tilt_context")
+        _not_negative(self, "lora_weight_decay", "global_documents", "tilt_boost")
+        _fraction(self, "ttt_momentum", "ttt_polyak", "lora_beta2", "global_momentum", "tilt_share")
+        if self.tilt_context > MOST_ORDER:
+            raise RecipeError(f"score.tilt_context={self.tilt_context} is larger than {MOST_ORDER}")
         _not_negative(self, "ngram_lag", "ngram_bytes", "cache_least_order", "alpha_base", "alpha_range")
         _not_negative(self, "ttt_least_lr", "ttt_weight_decay", "slot_least_lr")
         if "normcache" in self.adapt and self.cache_least_order > self.ngram_order:
@@ -401,11 +528,11 @@ def _value(hint: Any, value: object, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, where)
     if get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)) or any(
-            isinstance(item, bool) or type(item) is not int for item in value
-        ):
-            raise RecipeError(f"{where}={value!r} should be a list of whole numbers")
-        return tuple(value)
+        kind = hint.__args__[0]
+        accepted_items = (int, float) if kind is float else (int,)
+        if not isinstance(value, (list, tuple)) or any(type(item) not in accepted_items for item in value):
+            raise RecipeError(f"{where}={value!r} should be a list of {'' if kind is float else 'whole '}numbers")
+        return tuple(kind(item) for item in value)
     choices = getattr(hint, "__args__", None)
     if choices is not None:
         if value not in choices:

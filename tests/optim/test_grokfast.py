@@ -14,7 +14,14 @@ from paramgolf.optim.optimizers import Optimizers
 from paramgolf.ranks import Pending, Ranks
 from paramgolf.recipe import OptimRecipe
 
-RECIPE = OptimRecipe(clip_norm=1.0, muon_weight_decay=0.1, adam_weight_decay=0.1, grokfast=2.0, grokfast_decay=0.7)
+RECIPE = OptimRecipe(
+    clip_norm=1.0,
+    muon_weight_decay=0.1,
+    embedding_weight_decay=0.1,
+    scalar_weight_decay=0.1,
+    grokfast=2.0,
+    grokfast_decay=0.7,
+)
 SHAPES = {"embedding.weight": (6, 3), "skip_weights": (5,), "banks.up": (7, 6, 4), "banks.down": (2, 4, 4)}
 
 

@@ -77,7 +77,9 @@ def test_assignment_is_a_partition(names: list[str]) -> None:
 
 def test_decay_reaches_both_groups() -> None:
     """Spec pr549.md 3.6: AdamW's decoupled decay is on everything, gains and scales included."""
-    optimizers = build_optimizers(GPT(EVERYTHING, 30), OptimRecipe(adam_weight_decay=0.04))
+    optimizers = build_optimizers(
+        GPT(EVERYTHING, 30), OptimRecipe(embedding_weight_decay=0.04, scalar_weight_decay=0.04)
+    )
     assert isinstance(optimizers.adam, torch.optim.AdamW)
     assert [group["weight_decay"] for group in optimizers.adam.param_groups] == [0.04, 0.04]
 
@@ -96,7 +98,9 @@ class Holder(torch.nn.Module):
 
 def test_adamw_oracle() -> None:
     """Spec pr549.md 8.5: two steps of decoupled AdamW in float32."""
-    recipe = OptimRecipe(embedding_lr=0.025, scalar_lr=0.025, adam_weight_decay=0.04, clip_norm=1e9)
+    recipe = OptimRecipe(
+        embedding_lr=0.025, scalar_lr=0.025, embedding_weight_decay=0.04, scalar_weight_decay=0.04, clip_norm=1e9
+    )
     holder = Holder(torch.ones(4))
     optimizers = build_optimizers(holder, recipe)
     steps = [
@@ -114,7 +118,7 @@ def test_adamw_oracle() -> None:
 
 def test_adamw_oracle_of_bfloat16_tables() -> None:
     """Spec pr549.md 8.5: a bfloat16 table keeps bfloat16 moments, and a decay below half a step is lost."""
-    recipe = OptimRecipe(embedding_lr=0.035, adam_weight_decay=0.04, clip_norm=1e9)
+    recipe = OptimRecipe(embedding_lr=0.035, embedding_weight_decay=0.04, scalar_weight_decay=0.04, clip_norm=1e9)
     holder = Holder(torch.ones(4, dtype=torch.bfloat16))
     optimizers = build_optimizers(holder, recipe)
     holder.embedding.weight.grad = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.bfloat16)

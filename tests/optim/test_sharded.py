@@ -17,7 +17,13 @@ from paramgolf.ranks import Pending, Ranks
 from paramgolf.recipe import OptimRecipe
 
 RECIPE = OptimRecipe(
-    matrix_lr=0.1, embedding_lr=0.05, scalar_lr=0.05, muon_weight_decay=0.1, adam_weight_decay=0.1, clip_norm=1.0
+    matrix_lr=0.1,
+    embedding_lr=0.05,
+    scalar_lr=0.05,
+    muon_weight_decay=0.1,
+    embedding_weight_decay=0.1,
+    scalar_weight_decay=0.1,
+    clip_norm=1.0,
 )
 
 

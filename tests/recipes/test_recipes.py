@@ -68,11 +68,16 @@ def every_setting(record: dict[str, object], where: tuple[str, ...] = ()) -> lis
     return paths
 
 
+TWICE_NAMED = {
+    ("optim", "clip"): "before",
+    ("squeeze", "clip"): "percentile",
+    ("train", "order"): "stream",
+    ("score", "order"): "longest-first",
+}
 OTHER_VALUES = {
     "kind": "bytes",
     "dtype": "bfloat16",
     "table_dtype": "bfloat16",
-    "order": "stream",
     "smear": "everywhere",
     "init": "orthogonal",
     "average": "swa",
@@ -90,6 +95,24 @@ OTHER_VALUES = {
     "column_order": "natural",
     "slot_on": "logits",
     "slot_optimizer": "lbfgs",
+    "newton_schulz": "polar-express",
+    "correction_form": "symmetric",
+    "allocation": "free",
+    "wide_bits": 7,
+    "gate_bits": 8,
+    "tilt_context": 14,
+    "looped_layers": (1, 2),
+    "contexts": (128, 256),
+    "contexts_until": (0.5,),
+}
+COMPANIONS = {  # of a setting that is nothing, or a contradiction, alone
+    "warmdown_steps": {"warmdown": 0.0},
+    "skip_gates": {"unet": True},
+    "packed": {"order": "stream"},
+    "allocation": {"quantiser": "gptq"},
+    "wide_groups": {"quantiser": "gptq"},
+    "contexts": {"contexts_until": (0.25,)},
+    "contexts_until": {"contexts": (128, 256)},
 }
 
 
@@ -112,11 +135,9 @@ def test_fingerprints_differ_with_any_setting() -> None:
             str: lambda v: v + "x",
             tuple: lambda v: (*v, 1),
         }
-        clips = {"optim": "before", "squeeze": "percentile"}
-        other = clips[path[0]] if path[-1] == "clip" else OTHER_VALUES.get(path[-1])
+        other = TWICE_NAMED.get(path, OTHER_VALUES.get(path[-1]))
         inner[path[-1]] = changes[type(value)](value) if other is None else other
-        if path[-1] == "warmdown_steps":  # contradicts the share of the clock
-            inner["warmdown"] = 0.0
+        inner |= COMPANIONS.get(path[-1], {})
         seen.add(Recipe.from_json(json.dumps(record)).fingerprint())
     assert len(seen) == len(paths) + 1
 
@@ -142,7 +163,7 @@ def test_unknown_names_get_a_suggestion(wrong: str, hint: str) -> None:
         (lambda: ModelRecipe(rope_length=-1), "rope_length=-1 must not be negative"),
         (lambda: ModelRecipe(width=128, mlp_ratio=0.001), "mlp_ratio=0.001 of model.width=128 leaves the MLP no"),
         (lambda: OptimRecipe(muon_weight_decay=float("nan")), "muon_weight_decay=nan must not be negative"),
-        (lambda: OptimRecipe(adam_weight_decay=-1.0), "adam_weight_decay=-1.0 must not be negative"),
+        (lambda: OptimRecipe(scalar_weight_decay=-1.0), "scalar_weight_decay=-1.0 must not be negative"),
         (lambda: OptimRecipe(warmdown_steps=-1), "warmdown_steps=-1 must not be negative"),
         (lambda: TrainRecipe(warmup_steps=-1), "warmup_steps=-1 must not be negative"),
         (lambda: ScoreRecipe(adapt="ttt-normcache", ngram_order=5), "cache_least_order=7 is above score.ngram_order=5"),
@@ -191,7 +212,8 @@ def test_pr549_has_the_contest_settings() -> None:
     optim, train, score = recipe.optim, recipe.train, recipe.score
     assert (optim.matrix_lr, optim.embedding_lr, optim.scalar_lr) == (0.025, 0.035, 0.025)
     assert (optim.muon_momentum_start, optim.muon_momentum, optim.momentum_warmup_steps) == (0.92, 0.99, 1500)
-    assert (optim.muon_weight_decay, optim.adam_weight_decay, optim.clip_norm) == (0.04, 0.04, 0.3)
+    assert (optim.muon_weight_decay, optim.embedding_weight_decay, optim.scalar_weight_decay) == (0.04, 0.04, 0.04)
+    assert optim.clip_norm == 0.3
     assert (optim.warmdown_steps, optim.ema_decay, train.warmup_steps) == (3500, 0.997, 20)
     assert (train.batch_tokens, train.sequence, train.order) == (786_432, 2048, "stream")
     assert (score.window, score.stride, score.ttt_chunk, score.ttt_epochs, score.ttt_lr) == (2048, 64, 32_768, 3, 0.002)

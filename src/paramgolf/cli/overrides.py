@@ -21,7 +21,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser, sections: Sequence[str] = 
         group = parser.add_argument_group(f"{section}: {str(kind.__doc__).splitlines()[0]}")
         for name, hint in get_type_hints(kind).items():
             choices = get_args(hint) if get_origin(hint) is Literal else ()
-            name_of_type = "LAYERS" if get_origin(hint) is tuple else getattr(hint, "__name__", "value").upper()
+            name_of_type = "A,B,..." if get_origin(hint) is tuple else getattr(hint, "__name__", "value").upper()
             group.add_argument(
                 f"--{section}.{name}",
                 dest=f"{section}.{name}",
@@ -56,9 +56,10 @@ def _reader(hint: Any) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
         if get_origin(hint) is tuple:
             try:
-                return [int(part) for part in word.split(",") if part]
+                return [get_args(hint)[0](part) for part in word.split(",") if part]
             except ValueError:
-                raise argparse.ArgumentTypeError(f"{word!r} is no list like 9,10") from None
+                example = "0.1,0.7" if get_args(hint)[0] is float else "9,10"
+                raise argparse.ArgumentTypeError(f"{word!r} is no list like {example}") from None
         try:
             return hint(word)
         except ValueError:

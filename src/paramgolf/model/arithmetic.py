@@ -33,12 +33,19 @@ def parameter_shapes(recipe: ModelRecipe, vocab_size: int) -> Shapes:
     shapes: Shapes = {}
     if recipe.unet:
         shapes["skip_weights"] = (recipe.skips(), width)
+    if recipe.skip_gates:
+        shapes["skip_gates"] = (recipe.skips(), width)
+    if recipe.asymmetric_softcap:
+        shapes["softcaps"] = (2,)
     shapes["embedding.weight"] = (vocab_size, width)
     if recipe.bigram_buckets:
         shapes["bigram.scale"] = ()
         shapes["bigram.embedding.weight"] = (recipe.bigram_buckets, recipe.bigram_width)
         shapes["bigram.projection.weight"] = (width, recipe.bigram_width)
-    if recipe.smear != "none":
+    if recipe.smear == "gated":
+        shapes["smear.gate"] = (recipe.gate_channels,)
+        shapes["smear.scale"] = ()
+    elif recipe.smear != "none":
         shapes["smear.gate"] = (width,)
     shapes["banks.query_output"] = (2 * layers, width, width)
     shapes["banks.key_value"] = (2 * layers, recipe.kv_width(), width)
@@ -50,6 +57,9 @@ def parameter_shapes(recipe: ModelRecipe, vocab_size: int) -> Shapes:
         shapes["value_embedding.scale"] = ()
         shapes["value_embedding.embedding.weight"] = (vocab_size, recipe.value_width)
         shapes["value_embedding.projection.weight"] = (recipe.kv_width(), recipe.value_width)
+    if recipe.parallel_layers:  # rows of all layers: published, those of the others are there and unused
+        shapes["lanes.added"] = (layers, 2, 2)
+        shapes["lanes.kept"] = (layers, 2)
     for layer in range(layers):
         shapes |= _block_shapes(recipe, layer)
     return shapes
@@ -71,6 +81,8 @@ def _block_shapes(recipe: ModelRecipe, layer: int) -> Shapes:
     if recipe.gated_attention:
         shapes[f"{block}.head_gate.weight"] = (recipe.heads, width)
         shapes[f"{block}.head_gate.bias"] = (recipe.heads,)
+    if recipe.sparse_gates:
+        shapes[f"{block}.sparse_gate.weight"] = (recipe.heads, recipe.gate_channels)
     if layer in recipe.routed_layers:
         shapes[f"{block}.router.weight"] = (1, width)
         shapes[f"{block}.router.bias"] = (1,)
@@ -100,12 +112,17 @@ def flops_per_token(recipe: ModelRecipe, vocab_size: int, sequence: int, *, back
     """
     looked_up = set(TABLES) - {"embedding.weight"}
     weights = sum(
-        math.prod(shape)
+        math.prod(shape) * _times_used(recipe, name)
         for name, shape in tensor_shapes(recipe, vocab_size).items()
         if name.endswith(".weight") and name not in looked_up
     )
-    attention = recipe.layers * 2 * recipe.width * (sequence + 1)
+    attention = recipe.visits() * 2 * recipe.width * (sequence + 1)
     return (2 * weights + attention) * (3 if backward else 1)
+
+
+def _times_used(recipe: ModelRecipe, name: str) -> int:
+    looped = any(name.startswith(f"blocks.{layer}.") for layer in recipe.looped_layers)
+    return recipe.loops if looped else 1
 
 
 def squeezed_bytes(recipe: ModelRecipe, vocab_size: int, matrix_bits: int, embedding_bits: int) -> int:

@@ -70,8 +70,11 @@ def build_optimizers(
     parameters = dict(model.named_parameters())
     members = assign(list(parameters))
     adam_groups = [
-        {"params": [parameters[name] for name in members[group]], "lr": lr}
-        for group, lr in (("embedding", recipe.embedding_lr), ("scalar", recipe.scalar_lr))
+        {"params": [parameters[name] for name in members[group]], "lr": lr, "weight_decay": decay}
+        for group, lr, decay in (
+            ("embedding", recipe.embedding_lr, recipe.embedding_weight_decay),
+            ("scalar", recipe.scalar_lr, recipe.scalar_weight_decay),
+        )
     ]
     if future is not None:
         adam_groups.append({"params": list(future.parameters()), "lr": recipe.future_lr})
@@ -88,7 +91,7 @@ def build_optimizers(
         adam_groups,
         betas=(recipe.adam_beta1, recipe.adam_beta2),
         eps=recipe.adam_eps,
-        weight_decay=recipe.adam_weight_decay,
+        weight_decay=recipe.scalar_weight_decay,
         fused=True,
     )
     return Optimizers(muon, adam, recipe, ranks)

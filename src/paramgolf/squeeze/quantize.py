@@ -21,7 +21,7 @@ from paramgolf.squeeze.rows import as_rows, row_chunks
 
 RAW_BITS = 32
 HALF_BITS = 16
-Clip = Literal["search", "percentile", "percentile-floor"]
+Clip = Literal["search", "percentile", "percentile-floor", "sigma"]
 Steps = Float64 | PercentileSteps
 Half = npt.NDArray[np.float16]
 
