@@ -16,6 +16,8 @@ from paramgolf.artifact.open import open_artifact
 from paramgolf.predict.score_text import score_text
 from paramgolf.text.text import HeldOutText
 
+pytestmark = pytest.mark.slow
+
 TEXT = b"def add(a, b):\n    return a + b\n" * 6
 
 

@@ -14,6 +14,8 @@ from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipe import BudgetRecipe, ModelRecipe, Recipe, ScoreRecipe, TokenizerRecipe
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 
+pytestmark = pytest.mark.slow
+
 Captured = pytest.CaptureFixture[str]
 TOKENIZER = ByteTokenizer()
 MODEL = ModelRecipe(layers=1, width=16, heads=2, kv_heads=1)

@@ -17,6 +17,8 @@ from paramgolf.cli import main
 from paramgolf.referee.check import check
 from paramgolf.referee.finding import Finding
 
+pytestmark = pytest.mark.slow
+
 Captured = pytest.CaptureFixture[str]
 WORDS = ["one ", "two ", "three ", "four\n", "five ", "six, ", "seven ", "eight. "]
 TINY = ["--tokenizer.kind", "bytes", "--tokenizer.vocab_size", "260", "--squeeze.carry_text", "false"]

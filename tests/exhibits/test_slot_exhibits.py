@@ -23,6 +23,8 @@ from paramgolf.predict.window import WindowPredictor
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 from paramgolf.referee.probes import probe_predictor
 
+pytestmark = pytest.mark.slow
+
 V, BOUNDARY = 60, 1
 SCORE = ScoreRecipe(window=16, stride=12, chunk=32, ttt_lr=3e-3, ttt_epochs=3)
 SLOTS = ("slot", "slot-shared")

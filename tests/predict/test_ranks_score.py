@@ -26,6 +26,8 @@ from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, TokenizerRecipe
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 from paramgolf.text.text import HeldOutText
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = ByteTokenizer()
 MODEL = ModelRecipe(layers=2, width=16, heads=2, kv_heads=1, block_scales=True)
 # Two sequences for each update: fewer than three ranks.

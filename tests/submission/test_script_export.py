@@ -22,6 +22,8 @@ from paramgolf.recipe import Recipe
 from paramgolf.submission.loader import extract, main
 from paramgolf.submission.script import build_script, exported_sources, required_packages
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(paramgolf.__file__).parent
 RECIPE = Recipe("tiny")
 
