@@ -20,7 +20,7 @@ import numpy as np
 
 from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipes import RECIPE_NAMES, get_recipe
-from paramgolf.squeeze.matrices import matrix_names
+from paramgolf.squeeze.matrices import rounded_names
 from paramgolf.squeeze.matrix_rounder import MatrixRounder
 from paramgolf.squeeze.quantize import Scheme
 
@@ -54,7 +54,7 @@ def measure(recipe_name: str) -> dict[str, float]:
     """Seconds by what took them."""
     recipe = get_recipe(recipe_name)
     shapes = tensor_shapes(recipe.model, recipe.tokenizer.vocab_size)
-    names = matrix_names(shapes, recipe.squeeze)
+    names = rounded_names(shapes, recipe.squeeze)
     weights, hessians = problem({name: shapes[name] for name in names})
     print("weights and Hessians are made", file=sys.stderr, flush=True)
     record: dict[str, float] = {"matrices": len(names), "weights": sum(w.size for w in weights.values())}

@@ -36,7 +36,7 @@ from paramgolf.recipes import get_recipe
 from paramgolf.referee.statistics import sample_of
 from paramgolf.run_folder import RunFolder
 from paramgolf.squeeze.clip_search import clip_search
-from paramgolf.squeeze.matrices import matrix_names
+from paramgolf.squeeze.matrices import rounded_names
 from paramgolf.text.documents import read_documents
 from paramgolf.text.shard_folder import ShardFolder
 from paramgolf.text.shards import read_shard
@@ -133,7 +133,7 @@ def rounded(recipe: Recipe, weights: Weights, bits: int) -> Weights:
     """The blocks' matrices as integers of `bits` times the best step of each row; all else as it is."""
     largest = 2 ** (bits - 1) - 1
     changed = dict(weights)
-    for name in matrix_names(weights, recipe.squeeze):
+    for name in rounded_names(weights, recipe.squeeze):
         steps = clip_search(weights[name], largest).astype(np.float32)[:, None]
         divisor = np.where(steps > 0, steps, 1)
         changed[name] = np.clip(np.rint(weights[name] / divisor), -largest, largest) * steps

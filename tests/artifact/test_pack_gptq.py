@@ -28,7 +28,7 @@ RECIPE = Recipe(
 )
 TOKENIZER = ByteTokenizer()
 SHAPES = tensor_shapes(RECIPE.model, TOKENIZER.vocab_size)
-MATRICES = matrix_names(SHAPES, GPTQ)
+MATRICES = matrix_names(SHAPES)
 
 
 def squeezed(**changes):

@@ -104,10 +104,21 @@ def test_empty_tensors_and_wrong_hessians_are_refused():
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: Scheme(1), lambda: Scheme(9), lambda: Scheme(17), lambda: Scheme(6, 0.5), lambda: Scheme(6, np.nan)],
+    [
+        lambda: Scheme(1),
+        lambda: Scheme(9),
+        lambda: Scheme(17),
+        lambda: Scheme(6, 0.0),
+        lambda: Scheme(6, -1.0),
+        lambda: Scheme(6, np.nan),
+        lambda: Scheme(6, clip="sigma"),
+        lambda: Scheme(6, clip="search", sigmas=3.0),
+        lambda: Scheme(6, clip="sigma", sigmas=np.inf),
+        lambda: Scheme(6, wide_bits=9),
+    ],
 )
 def test_absurd_schemes_are_refused(make):
-    """Bits outside 2..8 and a coarseness below one raise."""
+    """Bits outside 2..8, a coarseness of nought or below, and sigmas without their clip raise."""
     with pytest.raises(RecipeError):
         make()
 

@@ -14,7 +14,7 @@ from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import ModelRecipe, Recipe, SqueezeRecipe, TokenizerRecipe
 from paramgolf.recipes import get_recipe
-from paramgolf.squeeze.matrices import matrix_names
+from paramgolf.squeeze.matrices import matrix_names, rounded_names
 from paramgolf.text.text import HeldOutText, TrainText
 from paramgolf.text.windows import TrainingWindows
 from paramgolf.train.calibration import BATCH_TOKENS, calibration_model, collect_hessians
@@ -36,7 +36,7 @@ def model_of(recipe):
 
 
 def names_of(recipe):
-    return matrix_names(tensor_shapes(recipe.model, VOCAB), recipe.squeeze)
+    return rounded_names(tensor_shapes(recipe.model, VOCAB), recipe.squeeze)
 
 
 def windows(sequence=12, tokens=4000, rank=0, world=1):
@@ -276,6 +276,6 @@ def test_own_text_refuses_what_cannot_be_drawn():
 def test_names_of_matrices_leave_tables_and_small_tensors_out():
     """Tables, gains and projections that stay floating point are no matrices, whatever the bits."""
     recipe = get_recipe("pr549_tiny")
-    names = matrix_names(tensor_shapes(recipe.model, VOCAB), SqueezeRecipe(matrix_bits=8, embedding_bits=8))
+    names = matrix_names(tensor_shapes(recipe.model, VOCAB))
     assert len(names) == 6 * recipe.model.layers
     assert all(name.startswith("blocks.") and name.endswith(".weight") for name in names)

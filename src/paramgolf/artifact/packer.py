@@ -20,7 +20,7 @@ from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipe import Recipe
 from paramgolf.squeeze.fit import Setting
 from paramgolf.squeeze.hessian import Hessians
-from paramgolf.squeeze.matrices import matrices_of
+from paramgolf.squeeze.matrices import matrix_names, rounded_names, visits_of
 from paramgolf.squeeze.matrix_rounder import MatrixRounder
 from paramgolf.squeeze.percentile import floored_share
 from paramgolf.squeeze.prune import Ones
@@ -57,7 +57,7 @@ class Packer:
             "recipe.json": recipe.to_json().encode(),
             "tokenizer.model": tokenizer.to_bytes(),
         }
-        self._matrices = matrices_of(self._schemes(Setting(0)))
+        self._matrices = matrix_names(self.weights)
         self._rounder = self._gptq(hessians)
         self._steps: dict[int, dict[str, Steps]] = {}
         self._quantised: tuple[tuple[float, int], dict[str, Quantized | Raw], Ones | None] | None = None
@@ -121,8 +121,8 @@ class Packer:
             return None
         if hessians is None:
             raise RecipeError("squeeze.quantiser=gptq needs the Hessians of the matrices' inputs; calibrate first")
-        matrices = {name: self.weights[name] for name in self._matrices}
-        return MatrixRounder(matrices, hessians, self.recipe.squeeze)
+        rounded = {name: self.weights[name] for name in rounded_names(self.weights, self.recipe.squeeze)}
+        return MatrixRounder(rounded, hessians, self.recipe.squeeze, visits_of(rounded, self.recipe.model))
 
     def _squeeze(self, setting: Setting) -> tuple[WeightsFile, dict[str, Quantized | Raw]]:
         key = (setting.coarseness, setting.fewer_bits, setting.pruned)

@@ -104,9 +104,9 @@ def _on_training_text(recipe: Recipe, weights: Weights, data: TrainingData, rank
 
 
 def _names(recipe: Recipe, weights: Weights) -> list[str]:
-    from paramgolf.squeeze.matrices import matrix_names
+    from paramgolf.squeeze.matrices import rounded_names
 
-    return matrix_names(weights, recipe.squeeze)
+    return rounded_names(weights, recipe.squeeze)
 
 
 def keep(calibrated: Calibrated, weights: Weights, run: RunFolder) -> None:
@@ -139,7 +139,8 @@ def kept_before_resume(recipe: Recipe, weights: Weights, run: RunFolder, clock: 
 
 
 def kept(recipe: Recipe, weights: Weights, run: RunFolder) -> Calibrated | None:
-    """What a run was calibrated with, None if it never was or on another kind of text than the recipe says.
+    """What a run was calibrated with, None if it never was, on another kind of text than the recipe says, or not of all
+    that the recipe has rounded.
 
     Raises `RunError` if a file is damaged, or the Hessians are those of other weights.
     """
@@ -162,6 +163,8 @@ def kept(recipe: Recipe, weights: Weights, run: RunFolder) -> Calibrated | None:
             f"{run.path / HESSIANS} belongs to weights {about.weights}, the run's are {mine}; move it away to "
             "calibrate again"
         )
+    if not set(_names(recipe, weights)) <= set(hessians):
+        return None
     return Calibrated(hessians, record)
 
 

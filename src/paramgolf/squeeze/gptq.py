@@ -9,6 +9,7 @@ Source: Frantar et al. 2022; spec pr1430.md 3.3. NumPy in float64: whole product
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,12 +31,31 @@ LEAST_PIVOT = 1e-10  # of the mean second moment: below it what is left of a col
 class Factor:
     """A Hessian made ready: `order_C` in which columns are rounded, and `lower_CC`, Uᵀ of the columns so ordered.
 
-    `damping` is the share of the mean second moment that was added to each in the end.
+    `damping` is the share of the mean second moment that was added to each in the end; `unused_C` says which columns,
+    in their own order, had inputs of nothing but 0.
     """
 
     order_C: Int64
     lower_CC: Float64
     damping: float
+    unused_C: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class WideGrid:
+    """Columns (by number) that are rounded to integers within ±`largest` times steps [R] of their own."""
+
+    columns_W: Int64
+    steps_R: Float32 | Float64
+    largest: int
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What a column is rounded to: integers within ±`largest` times the steps [N]."""
+
+    steps_N: Float64
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -63,14 +83,15 @@ def factorise(
     mean = float(diagonal_C.mean())
     if mean <= 0:
         mean = 1.0
-    diagonal_C[diagonal_C == 0] = mean
+    unused_C = diagonal_C == 0
+    diagonal_C[unused_C] = mean
     order_C = np.argsort(-diagonal_C, kind="stable") if order == "activation" else np.arange(diagonal_C.size)
     exact_CC = exact_CC[np.ix_(order_C, order_C)]
     for more in MORE_DAMPING:
         np.fill_diagonal(exact_CC, diagonal_C[order_C] + (damping + more) * mean)
         lower_CC = _inverse_root(exact_CC, LEAST_PIVOT * mean)
         if lower_CC is not None:
-            return Factor(order_C, lower_CC, damping + more)
+            return Factor(order_C, lower_CC, damping + more, unused_C)
     return None
 
 
@@ -86,9 +107,18 @@ def _inverse_root(hessian_CC: Float64, least: float) -> Float64 | None:
     return np.ascontiguousarray(lower_CC)
 
 
-def gptq(weight_RC: Float32 | Float64, factor: Factor, steps_R: Float32 | Float64, largest: int) -> Rounded:
-    """Round each row to integers within ±`largest` times its step; a step of 0 gives a row of noughts."""
-    values_PRC, loss_PR = gptq_candidates(weight_RC, factor, steps_R.astype(np.float64)[None, :], largest)
+def gptq(
+    weight_RC: Float32 | Float64,
+    factor: Factor,
+    steps_R: Float32 | Float64,
+    largest: int,
+    wide: WideGrid | None = None,
+) -> Rounded:
+    """Round each row to integers within ±`largest` times its step; a step of 0 gives a row of noughts.
+
+    `wide` columns are rounded to their own grid, and so is their error, for which the others make up.
+    """
+    values_PRC, loss_PR = gptq_candidates(weight_RC, factor, steps_R.astype(np.float64)[None, :], largest, wide=wide)
     return Rounded(values_PRC[0], loss_PR[0])
 
 
@@ -98,6 +128,7 @@ def gptq_candidates(
     steps_PR: Float32 | Float64,
     largest: int,
     block: int = BLOCK,
+    wide: WideGrid | None = None,
 ) -> tuple[Int8, Float64]:
     """The same for several steps of each row at once: integers [P, R, C] and losses [P, R].
 
@@ -111,7 +142,12 @@ def gptq_candidates(
     candidates = steps_PR.shape[0]
     ordered_CR = weight_RC.astype(np.float64).T[factor.order_C]
     work_CN = np.tile(ordered_CR, (1, candidates))
-    codes_CN, loss_N = _round_columns(work_CN, factor.lower_CC, steps_PR.reshape(-1).astype(np.float64), largest, block)
+    grids = [_Grid(steps_PR.reshape(-1).astype(np.float64), largest)]
+    grid_C = np.zeros(columns, dtype=np.int64)
+    if wide is not None:
+        grids.append(_Grid(np.tile(wide.steps_R.astype(np.float64), candidates), wide.largest))
+        grid_C[wide.columns_W] = 1
+    codes_CN, loss_N = _round_columns(work_CN, factor.lower_CC, grids, grid_C[factor.order_C], block)
     values_CN = np.empty_like(codes_CN)
     values_CN[factor.order_C] = codes_CN
     values_PRC = np.ascontiguousarray(values_CN.reshape(columns, candidates, rows).transpose(1, 2, 0))
@@ -119,21 +155,22 @@ def gptq_candidates(
 
 
 def _round_columns(
-    work_CN: Float64, lower_CC: Float64, steps_N: Float64, largest: int, block: int
+    work_CN: Float64, lower_CC: Float64, grids: Sequence[_Grid], grid_C: Int64, block: int
 ) -> tuple[Int8, Float64]:
-    """Integers [C, N] of ordered columns, and the loss [N]; `work_CN` is used up."""
+    """Integers [C, N] of ordered columns, each on its grid, and the loss [N]; `work_CN` is used up."""
     columns, rows = work_CN.shape
-    divisor_N = np.where(steps_N > 0, steps_N, np.inf)
+    divisors = [np.where(grid.steps_N > 0, grid.steps_N, np.inf) for grid in grids]
     codes_CN = np.empty((columns, rows), dtype=np.int8)
     loss_N = np.zeros(rows)
     errors_BN = np.empty((min(block, columns), rows))
     for start in range(0, columns, block):
         end = min(start + block, columns)
         for column in range(start, end):
-            done, left_N = column - start, work_CN[column]
+            done, left_N, which = column - start, work_CN[column], int(grid_C[column])
+            steps_N, largest = grids[which].steps_N, grids[which].largest
             if done:
                 left_N -= lower_CC[column, start:column] @ errors_BN[:done]
-            code_N = left_N / divisor_N
+            code_N = left_N / divisors[which]
             np.rint(code_N, out=code_N)
             np.clip(code_N, -largest, largest, out=code_N)
             codes_CN[column] = code_N

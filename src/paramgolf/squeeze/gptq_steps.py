@@ -3,7 +3,8 @@
 Legend: P candidates, R rows, C columns. "search" takes for each row, among steps around those of the clip search, the
 one whose error costs least under the Hessian: on trained matrices of 3, 4 and 6 bits that beat one choice for a whole
 matrix, by either criterion. The percentiles are the published rule: one percentile for a matrix, whichever leaves the
-least plain error of the weights (spec pr1430.md 3.3, step 6), with and without the published floor.
+least plain error of the weights (spec pr1430.md 3.3, step 6), with and without the published floor. "sigma" looks for
+nothing.
 Every step lies on the grid that the file can store before the first column is rounded.
 """
 
@@ -13,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from paramgolf.squeeze.clip_search import clip_search
-from paramgolf.squeeze.gptq import Factor, gptq, gptq_candidates
-from paramgolf.squeeze.percentile import as_half, percentile_candidates
-from paramgolf.squeeze.quantize import Scheme
-from paramgolf.squeeze.quantized import Float32, Float64, Quantized, snap_up
+from paramgolf.squeeze.gptq import Factor, WideGrid, gptq, gptq_candidates
+from paramgolf.squeeze.percentile import percentile_candidates
+from paramgolf.squeeze.quantize import Scheme, stored_steps
+from paramgolf.squeeze.quantized import Float64, Quantized, WideColumns, group_columns, snap_up
 from paramgolf.squeeze.rows import as_rows
+from paramgolf.squeeze.sigma_clip import sigma_steps
+from paramgolf.squeeze.wide_groups import Groups
 
 FACTORS = np.array([0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25])  # on the steps of the clip search
 
@@ -30,6 +33,8 @@ def find_gptq_steps(weight: npt.NDArray[np.floating], factor: Factor, scheme: Sc
         _, loss_PR = gptq_candidates(weight_RC, factor, np.stack([snap_up(s_R) for s_R in steps_PR]), largest)
         steps_R: Float64 = steps_PR[loss_PR.argmin(axis=0), np.arange(len(weight_RC))]
         return steps_R
+    if scheme.clip == "sigma":
+        return sigma_steps(weight_RC, largest, scheme.sigmas)
     candidates_PR = percentile_candidates(weight_RC, scheme.bits, floor=scheme.clip == "percentile-floor")
     values_PRC, _ = gptq_candidates(weight_RC, factor, candidates_PR, largest)
     errors_P = [
@@ -40,15 +45,25 @@ def find_gptq_steps(weight: npt.NDArray[np.floating], factor: Factor, scheme: Sc
     return best_R
 
 
-def gptq_at(weight: npt.NDArray[np.floating], steps_R: Float64, factor: Factor, scheme: Scheme) -> Quantized:
-    """GPTQ with the steps that `find_gptq_steps` found, times the scheme's coarseness."""
+def gptq_at(
+    weight: npt.NDArray[np.floating], steps_R: Float64, factor: Factor, scheme: Scheme, groups: Groups | None = None
+) -> Quantized:
+    """GPTQ with the steps that `find_gptq_steps` found, times the scheme's coarseness.
+
+    Columns of `groups` are rounded at the scheme's `wide_bits`, their steps finer in the ratio of the two grids (spec
+    pr2140.md 4.3). With clip "sigma" weights of inputs that were always 0 become 0 (4.2).
+    """
+    weight_RC, shape = as_rows(weight), tuple(np.shape(weight))
+    if scheme.clip == "sigma" and factor.unused_C.any():
+        weight_RC = np.where(factor.unused_C, np.float32(0), weight_RC)
     scales_R = stored_steps(steps_R, scheme)
-    rounded = gptq(as_rows(weight), factor, scales_R, scheme.largest())
-    return Quantized(rounded.values_RC, scales_R, scheme.bits, tuple(np.shape(weight)))
-
-
-def stored_steps(steps_R: Float64, scheme: Scheme) -> Float32:
-    """The steps times the coarseness, on the grid on which that clip's steps are stored."""
-    if scheme.clip == "search":
-        return snap_up(steps_R * scheme.coarseness)
-    return as_half((steps_R * scheme.coarseness).astype(np.float32))
+    if groups is None:
+        values_RC = gptq(weight_RC, factor, scales_R, scheme.largest()).values_RC
+        return Quantized(values_RC, scales_R, scheme.bits, shape)
+    wide_R = stored_steps(steps_R * (scheme.largest() / scheme.widest()), scheme)
+    columns_W = group_columns(groups.starts, groups.size)
+    wide = WideGrid(columns_W, wide_R, scheme.widest())
+    values_RC = gptq(weight_RC, factor, scales_R, scheme.largest(), wide).values_RC
+    part = Quantized(values_RC[:, columns_W], wide_R, scheme.wide_bits, (len(values_RC), len(columns_W)))
+    rest_RC = np.delete(values_RC, columns_W, axis=1)
+    return Quantized(rest_RC, scales_R, scheme.bits, shape, WideColumns(groups.starts, groups.size, part))

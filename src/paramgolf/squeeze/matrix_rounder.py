@@ -14,6 +14,7 @@ from paramgolf.squeeze.gptq_steps import find_gptq_steps, gptq_at
 from paramgolf.squeeze.hessian import Hessians, require_columns
 from paramgolf.squeeze.quantize import Scheme, find_steps, quantize_at
 from paramgolf.squeeze.quantized import Float32, Quantized
+from paramgolf.squeeze.wide_groups import Groups, choose_groups, group_scores, input_rms
 
 T = TypeVar("T")
 _Rounding = Callable[[Scheme], Quantized]
@@ -23,10 +24,18 @@ _MOST_THREADS = 8
 class MatrixRounder:
     """GPTQ of named matrices. A matrix whose Hessian no damping mends is rounded to nearest and listed in `unmended`.
 
-    Raises `RecipeError` where a matrix has no Hessian, or one that is none of its columns.
+    `visits` says how often the block of a name is run, where that is more than once. With `recipe.wide_groups` the best
+    groups of columns keep more bits (`groups`, by name); none are taken from what is unmended. Raises `RecipeError`
+    where a matrix has no Hessian, or one that is none of its columns.
     """
 
-    def __init__(self, weights: Mapping[str, Float32], hessians: Hessians, recipe: SqueezeRecipe) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Float32],
+        hessians: Hessians,
+        recipe: SqueezeRecipe,
+        visits: Mapping[str, int] | None = None,
+    ) -> None:
         missing = [name for name in weights if name not in hessians]
         if missing:
             raise RecipeError(f"no Hessian for {', '.join(missing[:4])}; calibrate this very model")
@@ -41,27 +50,36 @@ class MatrixRounder:
             return factorise(hessians[name], recipe.damping, recipe.column_order, name)
 
         made = _in_threads(factor_of, owners)
-        self._factors: dict[str, Factor | None] = {name: made[id(hessians[name])] for name in weights}
-        self.unmended = tuple(name for name, factor in self._factors.items() if factor is None)
-        self._roundings: dict[int, dict[str, _Rounding]] = {}
+        self.factors: dict[str, Factor | None] = {name: made[id(hessians[name])] for name in weights}
+        self.unmended = tuple(name for name, factor in self.factors.items() if factor is None)
+        self.groups = self._choose(hessians, recipe, visits or {})
+        self._roundings: dict[tuple[str, int], _Rounding] = {}
+
+    def _choose(self, hessians: Hessians, recipe: SqueezeRecipe, visits: Mapping[str, int]) -> dict[str, Groups]:
+        if not recipe.wide_groups:
+            return {}
+        size = recipe.wide_columns
+        mended = [name for name, factor in self.factors.items() if factor is not None]
+        rms = {name: input_rms(hessians[name], visits.get(name, 1)) for name in mended}
+        scores = {name: group_scores(self._weights[name], rms[name], size) for name in mended}
+        return choose_groups(scores, recipe.wide_groups, size)
 
     def quantise(self, schemes: Mapping[str, Scheme]) -> dict[str, Quantized]:
-        """All matrices; their schemes have one number of bits."""
-        names = list(self._weights)
-        (bits,) = {schemes[name].bits for name in names}
-        if bits not in self._roundings:
-            self._roundings[bits] = _in_threads(lambda name: self._prepare(name, schemes[name]), names)
-        roundings = self._roundings[bits]
-        return _in_threads(lambda name: roundings[name](schemes[name]), names)
+        """All matrices, each as its scheme says."""
+        keys = {name: (name, schemes[name].bits) for name in self._weights}
+        new = [name for name, key in keys.items() if key not in self._roundings]
+        made = _in_threads(lambda name: self._prepare(name, schemes[name]), new)
+        self._roundings |= {keys[name]: rounding for name, rounding in made.items()}
+        return _in_threads(lambda name: self._roundings[keys[name]](schemes[name]), keys)
 
     def _prepare(self, name: str, scheme: Scheme) -> _Rounding:
         """Find the steps of one matrix; what is left to do for a scheme that differs in coarseness."""
-        weight, factor = self._weights[name], self._factors[name]
+        weight, factor = self._weights[name], self.factors[name]
         if factor is None:
             steps = find_steps(weight, scheme)
             return lambda coarser: quantize_at(weight, steps, coarser)
-        steps_R = find_gptq_steps(weight, factor, scheme)
-        return lambda coarser: gptq_at(weight, steps_R, factor, coarser)
+        steps_R, groups = find_gptq_steps(weight, factor, scheme), self.groups.get(name)
+        return lambda coarser: gptq_at(weight, steps_R, factor, coarser, groups)
 
 
 K = TypeVar("K", str, int)

@@ -8,15 +8,22 @@ from fnmatch import fnmatchcase
 
 from paramgolf.errors import RecipeError
 from paramgolf.recipe import SqueezeRecipe
-from paramgolf.squeeze.quantize import Scheme
+from paramgolf.squeeze.quantize import Clip, Scheme
 
 SchemeList = Sequence[tuple[str, Scheme]]
 
 _TABLES = ("embedding.weight", "bigram.embedding.weight", "value_embedding.embedding.weight")
-_MATRICES = ("blocks.*.attention.*.weight", "blocks.*.mlp.*.weight")
+_ATTENTION = "blocks.*.attention.*.weight"
+_MLP = "blocks.*.mlp.*.weight"
+_GATES = "blocks.*.sparse_gate.weight"
 _SMALL = (
     "skip_weights",
+    "skip_gates",
+    "softcaps",
     "smear.gate",
+    "smear.scale",
+    "lanes.added",
+    "lanes.kept",
     "bigram.scale",
     "bigram.projection.weight",
     "value_embedding.scale",
@@ -37,14 +44,21 @@ _SMALL = (
 def default_schemes(recipe: SqueezeRecipe, coarseness: float = 1.0, fewer_bits: int = 0) -> SchemeList:
     """The recipe's schemes, made coarser: steps times `coarseness`, each integer `fewer_bits` narrower (2 at least).
 
-    Covers every tensor that an artifact may hold: tables, the matrices of attention and MLP, and all that is small.
+    Covers every tensor that an artifact may hold: tables, the matrices of attention and MLP, gates, and all that is
+    small. Gates and what is small stay as they are.
     """
-    matrix = Scheme(max(2, recipe.matrix_bits - fewer_bits), coarseness, recipe.clip)
-    table = Scheme(max(2, recipe.embedding_bits - fewer_bits), coarseness, recipe.clip)
     small = Scheme(recipe.small_bits)
+
+    def scheme(bits: int, sigmas: float) -> Scheme:
+        clip: Clip = recipe.clip
+        narrow, wide = max(2, bits - fewer_bits), max(2, recipe.wide_bits - fewer_bits)
+        return Scheme(narrow, coarseness, clip, sigmas if clip == "sigma" else 0.0, wide)
+
     return (
-        *((name, table) for name in _TABLES),
-        *((name, matrix) for name in _MATRICES),
+        *((name, scheme(recipe.embedding_bits, recipe.embedding_sigmas)) for name in _TABLES),
+        (_ATTENTION, scheme(recipe.matrix_bits, recipe.attention_sigmas)),
+        (_MLP, scheme(recipe.matrix_bits, recipe.mlp_sigmas)),
+        (_GATES, Scheme(recipe.gate_bits, clip="largest") if recipe.gate_bits else small),
         *((name, small) for name in _SMALL),
     )
 
