@@ -277,7 +277,7 @@ def test_training_compiles_as_one_graph_with_all_switches() -> None:
     results = []
     for loss_of in (model.loss, compiled):
         model.zero_grad()
-        loss = loss_of(tokens, tokens.roll(-1, 1), 6)
+        loss = loss_of(tokens, tokens.roll(-1, 1), quantise_bits=6)
         loss.backward()
         gradients = {name: value.grad.clone() for name, value in model.named_parameters()}
         results.append((loss.item(), gradients))

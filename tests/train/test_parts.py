@@ -147,7 +147,7 @@ def test_late_rounding_reaches_the_banks(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     def spy(model: GPT, inputs: torch.Tensor, targets: torch.Tensor, quantise_bits: int = 0) -> torch.Tensor:
         asked.append(quantise_bits)
-        return plain(model, inputs, targets, quantise_bits)
+        return plain(model, inputs, targets, quantise_bits=quantise_bits)
 
     monkeypatch.setattr(GPT, "loss", spy)
     run_it(tmp_path / "cold", recipe)
@@ -166,7 +166,7 @@ def test_rounding_changes_loss_and_gradient_of_all_banks() -> None:
         state = TrainState.fresh(recipe, VOCAB)
         spread(state.model)
         inputs, targets = (torch.from_numpy(x) for x in Counting().batch(0, 4))
-        state.model.loss(inputs, targets, bits).backward()
+        state.model.loss(inputs, targets, quantise_bits=bits).backward()
         gradients.append({name: p.grad for name, p in state.model.named_parameters() if name.startswith("banks.")})
     assert all((gradients[0][name] - gradients[1][name]).abs().max() > 1e-5 for name in gradients[0])
 
@@ -294,7 +294,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch, at: int, factor: float) -> None:
     plain, calls = GPT.loss, itertools.count(1)
 
     def loss(model: GPT, inputs: torch.Tensor, targets: torch.Tensor, quantise_bits: int = 0) -> torch.Tensor:
-        whole = plain(model, inputs, targets, quantise_bits)
+        whole = plain(model, inputs, targets, quantise_bits=quantise_bits)
         return whole * factor if next(calls) >= at else whole
 
     monkeypatch.setattr(GPT, "loss", loss)

@@ -7,6 +7,7 @@ E = S + 1 ends of documents, the first 0.
 from __future__ import annotations
 
 import importlib.util
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,17 @@ from torch.nn import functional
 from paramgolf.kernels.attention import attention_backend, flash_takes
 
 HAS_TORCH_VARLEN = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+
+
+class Documents(NamedTuple):
+    """Where the documents of one packed row lie: their lengths from first to last, and a bound on all of them.
+
+    `lengths_S` (int32 or int64, on the device of the tokens) sums to the length of the row; lengths of 0 are allowed.
+    `longest` is a number, not a tensor: a bound that stays the same keeps a compiled graph.
+    """
+
+    lengths_S: Tensor
+    longest: int
 
 
 def varlen_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, lengths_S: Tensor, longest: int = 0) -> Tensor:

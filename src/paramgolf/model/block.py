@@ -1,6 +1,7 @@
 """One block of the transformer: attention and MLP, each added to the residual stream.
 
-Sources of the parts: spec pr549.md 2.6 to 2.8, spec pr1185.md 2.1 to 2.3 and 2.8.
+`Block.forward` runs the two one after the other; `lanes.py` runs them side by side. Sources of the parts: spec
+pr549.md 2.6 to 2.8, spec pr1185.md 2.1 to 2.3 and 2.8, spec pr2140.md 2.3 and 5.2.
 
 Legend: B batch, T positions, D model width, H query heads, G key/value heads, K channels of a head, C = G K,
 M channels of the MLP.
@@ -17,8 +18,10 @@ from torch.nn import functional
 from paramgolf.kernels.attention import causal_attention
 from paramgolf.kernels.norm import rms_norm
 from paramgolf.kernels.relu_squared import relu_squared
+from paramgolf.kernels.varlen import Documents, varlen_attention
+from paramgolf.model.adapters import Adapters
 from paramgolf.model.banks import LayerMatrices
-from paramgolf.model.gates import Affine, opening
+from paramgolf.model.gates import Affine, SparseGate, opening
 from paramgolf.model.rotary import Rotary
 from paramgolf.recipe import ModelRecipe
 
@@ -31,8 +34,16 @@ class Carried:
 
     start_BTD: Tensor  # the stream before any block
     token_value_BTC: Tensor | None  # the value embedding of each token
+    documents: Documents | None = None  # of a packed row
+    adapters: Adapters | None = None
+    visit: int = 0  # of the route, the one under way
     first_value_BTC: Tensor | None = None  # of the first block, once it ran, with its value embedding
     scores_BT1: list[Tensor] = field(default_factory=list)  # of the routers so far
+
+    def adapted(self, y_BTF: Tensor, kind: str, x_BTD: Tensor) -> Tensor:
+        """`y_BTF`, which the layer's own matrix made, and what an adapter of this visit adds to it from `x_BTD`."""
+        delta_BTF = None if self.adapters is None else self.adapters.delta(kind, self.visit, x_BTD)
+        return y_BTF if delta_BTF is None else y_BTF + delta_BTF
 
 
 class Attention(nn.Module):
@@ -44,21 +55,37 @@ class Attention(nn.Module):
         self.excludes_own_value = layer in recipe.xsa_layers
         self.query_gain = nn.Parameter(torch.empty(recipe.heads))
 
-    def forward(self, q_BTD: Tensor, k_BTC: Tensor, v_BTC: Tensor, gate_BTH: Tensor | None, rotary: Rotary) -> Tensor:
-        """What the heads read [B, T, D]; each head's part times its gate, if there are any."""
+    def forward(
+        self,
+        q_BTD: Tensor,
+        k_BTC: Tensor,
+        v_BTC: Tensor,
+        gate_BTH: Tensor | None,
+        rotary: Rotary,
+        documents: Documents | None = None,
+    ) -> Tensor:
+        """What the heads read [B, T, D], of their own document alone; each head's part times its gate, if any."""
         batch, length, width = q_BTD.shape
         heads, groups, size = self.heads, self.kv_heads, self.head_size
         q_BTHK = rms_norm(q_BTD.view(batch, length, heads, size))
         k_BTGK = rms_norm(k_BTC.view(batch, length, groups, size))
         v_BTGK = v_BTC.view(batch, length, groups, size)
-        q_BTHK = rotary(q_BTHK) * self.query_gain.to(q_BTHK.dtype)[:, None]
-        read_BHTK = causal_attention(q_BTHK.transpose(1, 2), rotary(k_BTGK).transpose(1, 2), v_BTGK.transpose(1, 2))
-        read_BTHK = read_BHTK.transpose(1, 2)
+        context = 0 if documents is None else documents.longest
+        q_BTHK = rotary(q_BTHK, context) * self.query_gain.to(q_BTHK.dtype)[:, None]
+        read_BTHK = _read(q_BTHK, rotary(k_BTGK, context), v_BTGK, documents)
         if self.excludes_own_value:
             read_BTHK = exclude_own_value(read_BTHK, v_BTGK)
         if gate_BTH is not None:
             read_BTHK = read_BTHK * gate_BTH[..., None]
         return read_BTHK.reshape(batch, length, width)
+
+
+def _read(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents | None) -> Tensor:
+    if documents is None:
+        return causal_attention(q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)).transpose(1, 2)
+    if len(q_BTHK) != 1:
+        raise ValueError(f"packed documents lie in one row; found {len(q_BTHK)} rows")
+    return varlen_attention(q_BTHK[0], k_BTGK[0], v_BTGK[0], documents.lengths_S, documents.longest)[None]
 
 
 def exclude_own_value(read_BTHK: Tensor, v_BTGK: Tensor) -> Tensor:
@@ -96,31 +123,53 @@ class Block(nn.Module):
         self.value_scale = nn.Parameter(torch.empty(1)) if layer in recipe.value_layers else None
         self.value_mix = nn.Parameter(torch.empty(2)) if recipe.value_residual else None
         self.head_gate = Affine(recipe.heads, width) if recipe.gated_attention else None
+        self.sparse_gate = (
+            SparseGate(recipe.heads, recipe.gate_channels, recipe.gate_scale) if recipe.sparse_gates else None
+        )
         self.router = Affine(1, width) if layer in recipe.routed_layers else None
 
     def forward(self, h_BTD: Tensor, carried: Carried, matrices: LayerMatrices, rotary: Rotary) -> Tensor:
         """The residual stream after this block; adds to `carried` what later blocks and the loss need."""
-        if self.residual_mix is not None:
-            mix_2D = self.residual_mix.to(h_BTD.dtype)
-            h_BTD = mix_2D[0] * h_BTD + mix_2D[1] * carried.start_BTD
-        h_BTD = h_BTD + _scaled(self._attend(self._input(h_BTD), carried, matrices, rotary), self.attention_scale)
+        h_BTD = self.mixed(h_BTD, carried)
+        h_BTD = h_BTD + self.attend(h_BTD, carried, matrices, rotary)
+        return h_BTD + self.think(h_BTD, carried, matrices)
+
+    def mixed(self, h_BTD: Tensor, carried: Carried) -> Tensor:
+        """The stream with the learnt share of the one before any block."""
+        if self.residual_mix is None:
+            return h_BTD
+        mix_2D = self.residual_mix.to(h_BTD.dtype)
+        return mix_2D[0] * h_BTD + mix_2D[1] * carried.start_BTD
+
+    def attend(self, h_BTD: Tensor, carried: Carried, matrices: LayerMatrices, rotary: Rotary) -> Tensor:
+        """What attention adds to the stream."""
         x_BTD = self._input(h_BTD)
-        thought_BTD = mlp(x_BTD, matrices, self.slope)
+        q_BTD = carried.adapted(functional.linear(x_BTD, matrices.query), "query", x_BTD)
+        k_BTC = carried.adapted(functional.linear(x_BTD, matrices.key), "key", x_BTD)
+        v_BTC = self._values(x_BTD, matrices.value, carried)
+        read_BTD = self.attention(q_BTD, k_BTC, v_BTC, self._gate(x_BTD), rotary, carried.documents)
+        # The adapter reads what enters the block, not what the heads read: published (spec pr2140.md 5.2).
+        return _scaled(
+            carried.adapted(functional.linear(read_BTD, matrices.output), "output", x_BTD), self.attention_scale
+        )
+
+    def think(self, h_BTD: Tensor, carried: Carried, matrices: LayerMatrices) -> Tensor:
+        """What the MLP adds to the stream."""
+        x_BTD = self._input(h_BTD)
+        thought_BTD = carried.adapted(mlp(x_BTD, matrices, self.slope), "mlp", x_BTD)
         if self.router is not None:
             # Dense here: shapes that depend on the data would break the compiled graph of training.
             score_BT1 = self.router(x_BTD)
             carried.scores_BT1.append(score_BT1)
             thought_BTD = thought_BTD * opening(score_BT1)
-        return h_BTD + _scaled(thought_BTD, self.mlp_scale)
+        return _scaled(thought_BTD, self.mlp_scale)
 
-    def _attend(self, x_BTD: Tensor, carried: Carried, matrices: LayerMatrices, rotary: Rotary) -> Tensor:
-        q_BTD, k_BTC = functional.linear(x_BTD, matrices.query), functional.linear(x_BTD, matrices.key)
-        v_BTC = self._values(x_BTD, matrices.value, carried)
-        gate_BTH = None if self.head_gate is None else torch.sigmoid(self.head_gate(x_BTD))
-        return functional.linear(self.attention(q_BTD, k_BTC, v_BTC, gate_BTH, rotary), matrices.output)
+    def _gate(self, x_BTD: Tensor) -> Tensor | None:
+        gate = self.head_gate or self.sparse_gate
+        return None if gate is None else torch.sigmoid(gate(x_BTD))
 
     def _values(self, x_BTD: Tensor, value_CD: Tensor, carried: Carried) -> Tensor:
-        v_BTC = functional.linear(x_BTD, value_CD)
+        v_BTC = carried.adapted(functional.linear(x_BTD, value_CD), "value", x_BTD)
         if self.value_scale is not None and carried.token_value_BTC is not None:
             v_BTC = v_BTC + carried.token_value_BTC * self.value_scale.to(v_BTC.dtype)
         if self.value_mix is None:

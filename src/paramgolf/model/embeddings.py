@@ -76,6 +76,28 @@ class Smear(nn.Module):
         return x_BTD + share_D * (before_BTD - x_BTD)
 
 
+class GatedSmear(nn.Module):
+    """Each position takes a share of the one before that it decides itself: `x_t + s sigmoid(w . x_t[:C]) x_{t-1}`.
+
+    It reads C = `channels` of its own channels, and a boundary token takes nothing: no document sees the one before it
+    (spec pr2140.md 2.3). It acts before the first norm, `Smear` after it, as published.
+    """
+
+    def __init__(self, channels: int, boundary_id: int) -> None:
+        super().__init__()
+        self.boundary_id = boundary_id
+        self.gate = nn.Parameter(torch.empty(channels))
+        self.scale = nn.Parameter(torch.empty(()))
+
+    def forward(self, x_BTD: Tensor, tokens_BT: Tensor) -> Tensor:
+        gate_C = self.gate.to(x_BTD.dtype)
+        share_BT1 = self.scale.to(x_BTD.dtype) * torch.sigmoid(
+            functional.linear(x_BTD[..., : len(gate_C)], gate_C[None])
+        )
+        share_BT1 = share_BT1 * (tokens_BT != self.boundary_id)[:, :, None].to(x_BTD.dtype)
+        return x_BTD + share_BT1 * functional.pad(x_BTD[:, :-1], (0, 0, 1, 0))
+
+
 class ValueEmbedding(nn.Module):
     """A vector for each token that chosen layers add to their values, each with a scale (spec pr549.md 2.7)."""
 

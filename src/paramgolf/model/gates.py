@@ -1,6 +1,6 @@
 """What decides at a position, from its state alone, how much of a branch counts: gates of heads, routers of the MLP.
 
-Legend: B batch, T positions.
+Legend: B batch, T positions, D width, H query heads.
 
 A router serves the positions whose score is above 0, that is whose sigmoid is above one half, and their MLP counts
 `2 sigmoid(score) - 1`. So a branch begins at nothing where it is switched on: two implementations that disagree about
@@ -28,6 +28,22 @@ class Affine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+class SparseGate(nn.Module):
+    """A gate for each head that reads the first channels of the attention's input alone (spec pr2140.md 2.3).
+
+    Without a bias: at zero weights every head counts half.
+    """
+
+    def __init__(self, heads: int, channels: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(torch.empty(heads, channels))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Scores [B, T, H] whose sigmoid is the gate."""
+        return self.scale * functional.linear(x_BTD[..., : self.weight.shape[1]], self.weight.to(x_BTD.dtype))
 
 
 def opening(score: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """The transformer of `ModelRecipe`: by default a plain modern GPT, with every part of the contest's models switched on.
 
-    x = smear(rms(E[u] + bigram(u)))                          both optional
+    x = smear(rms(E[u] + bigram(u)))                          both optional; the gated smear comes before the norm
     h = x;  per block: h = mix(h, x);  h += attention(rms(h));  h += mlp(rms(h))
     logits = c tanh(rms(h) Eᵀ / c)
 
-With `unet` the stream after each block of the first half is added, weighted, before a block of the second half, last
-first. Legend: B batch, T positions, D model width, V vocabulary, S skips, C channels of all values. All weights are
-(out, in), there are no biases, and the norms have no weights. Source: spec pr549.md, section 2.
+Which block runs when is the route's (`route.py`): looped blocks, skips between visits, and where one stream becomes two
+lanes (`lanes.py`), whose mean it is in the end. A skip leaves and enters the first lane. Legend: B batch, T positions,
+D model width, V vocabulary, S skips, C channels of all values. All weights are (out, in), there are no biases, and the
+norms have no weights. Source: spec pr549.md and pr2140.md, section 2 each.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paramgolf.kernels.loss import softcapped_logits, softcapped_loss
+from paramgolf.kernels.loss import Softcap, softcapped_logits, softcapped_loss
 from paramgolf.kernels.norm import rms_norm
+from paramgolf.kernels.varlen import Documents
+from paramgolf.model.adapters import Adapters
 from paramgolf.model.banks import Banks, load_banked, unbank
 from paramgolf.model.block import Block, Carried
-from paramgolf.model.embeddings import BigramEmbedding, Matrix, Smear, ValueEmbedding
+from paramgolf.model.embeddings import BigramEmbedding, GatedSmear, Matrix, Smear, ValueEmbedding
 from paramgolf.model.gates import ROUTER_PULL, share_error
 from paramgolf.model.initialise import initialise
+from paramgolf.model.lanes import Lanes
 from paramgolf.model.rotary import Rotary
+from paramgolf.model.route import route
 from paramgolf.recipe import ModelRecipe
 
 BOUNDARY_ID = 1  # of the contest's tokenizers, and of ours
@@ -48,24 +53,52 @@ class GPT(nn.Module):
         self.activation_dtype: torch.dtype | None = None  # None: the embedding's own
         self.embedding = Matrix(vocab_size, recipe.width)
         self.bigram = BigramEmbedding(recipe) if recipe.bigram_buckets else None
-        resets = recipe.smear == "within-document"
-        self.smear = None if recipe.smear == "none" else Smear(recipe.width, boundary_id if resets else None)
+        self.smear = _smear(recipe, boundary_id)
         self.skip_weights = nn.Parameter(torch.empty(recipe.skips(), recipe.width)) if recipe.unet else None
+        self.skip_gates = nn.Parameter(torch.empty(recipe.skips(), recipe.width)) if recipe.skip_gates else None
+        self.softcaps = nn.Parameter(torch.empty(2)) if recipe.asymmetric_softcap else None
         self.banks = Banks(recipe)
         self.value_embedding = ValueEmbedding(recipe, vocab_size) if recipe.value_layers else None
+        self.lanes = Lanes(recipe) if recipe.parallel_layers else None
         self.blocks = nn.ModuleList(Block(recipe, layer) for layer in range(recipe.layers))
         self.rotary = Rotary(recipe)
+        self._routes = (route(recipe, looping=False), route(recipe, looping=True))
         if seed is not None:
             initialise(self, seed, recipe)
 
-    def hidden(self, tokens_BT: Tensor, quantise_bits: int = 0) -> Tensor:
+    @property
+    def softcap(self) -> Softcap:
+        """What caps the logits: one number, or the two learnt caps [2]."""
+        return self.recipe.softcap if self.softcaps is None else self.softcaps
+
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        *,
+        quantise_bits: int = 0,
+        looping: bool = True,
+        documents: Documents | None = None,
+        adapters: Adapters | None = None,
+    ) -> Tensor:
         """States [B, T, D] after the last norm; row t has seen `tokens[:, :t + 1]`.
 
-        With `quantise_bits` the blocks' matrices are rounded to so many, with straight-through gradients.
+        With `quantise_bits` the blocks' matrices are rounded to so many, with straight-through gradients. Without
+        `looping` each block runs once. `documents` lie end to end in one row (B = 1): attention stays within each,
+        positions and everything else are those of the row. Row b takes what row b of the `adapters` adds.
         """
-        return self.hidden_and_pull(tokens_BT, quantise_bits)[0]
+        return self.hidden_and_pull(
+            tokens_BT, quantise_bits=quantise_bits, looping=looping, documents=documents, adapters=adapters
+        )[0]
 
-    def hidden_and_pull(self, tokens_BT: Tensor, quantise_bits: int = 0) -> tuple[Tensor, Tensor | None]:
+    def hidden_and_pull(
+        self,
+        tokens_BT: Tensor,
+        *,
+        quantise_bits: int = 0,
+        looping: bool = True,
+        documents: Documents | None = None,
+        adapters: Adapters | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """The states as in `hidden`, and what a training loss adds to them: the pull of the routers, a scalar.
 
         It draws the share of positions that each router serves to the recipe's. None without routers and in evaluation
@@ -73,17 +106,29 @@ class GPT(nn.Module):
         """
         x_BTD = self.embed(tokens_BT)
         token_value_BTC = None if self.value_embedding is None else self.value_embedding(tokens_BT, x_BTD.dtype)
-        carried = Carried(x_BTD, token_value_BTC)
-        layers = self.banks.split(x_BTD.dtype, quantise_bits)
-        h_BTD = x_BTD
-        kept: list[Tensor] = []
-        for layer, block in enumerate(self.blocks):
-            if self.skip_weights is not None:
-                h_BTD = self._skip(h_BTD, kept, layer)
-            h_BTD = block(h_BTD, carried, layers[layer], self.rotary)
-            if layer < self.recipe.skips():
-                kept.append(h_BTD)
+        carried = Carried(x_BTD, token_value_BTC, documents, adapters)
+        h_BTD = self._walk(x_BTD, carried, quantise_bits, looping)
         return rms_norm(h_BTD), self._pull(carried.scores_BT1) if self.training else None
+
+    def _walk(self, h_BTD: Tensor, carried: Carried, quantise_bits: int, looping: bool) -> Tensor:
+        """The stream after all visits of the route."""
+        matrices = self.banks.split(h_BTD.dtype, quantise_bits)
+        second_BTD: Tensor | None = None  # lane
+        kept: list[Tensor] = []
+        for carried.visit, (layer, keeps, joins, parallel) in enumerate(self._routes[looping]):
+            if parallel and second_BTD is None:
+                second_BTD = h_BTD
+            if joins >= 0:
+                h_BTD = self._join(h_BTD, kept.pop(), joins)
+            block: Block = self.blocks[layer]  # type: ignore[assignment]  # a list of modules forgets their class
+            if self.lanes is not None and second_BTD is not None:
+                pair = (h_BTD, second_BTD)
+                h_BTD, second_BTD = self.lanes(pair, layer, block, carried, matrices[layer], self.rotary)
+            else:
+                h_BTD = block(h_BTD, carried, matrices[layer], self.rotary)
+            if keeps:
+                kept.append(h_BTD)
+        return h_BTD if second_BTD is None else (h_BTD + second_BTD) * 0.5
 
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """The residual stream before the first block [B, T, D]."""
@@ -91,23 +136,40 @@ class GPT(nn.Module):
         x_BTD = self.embedding.look_up(tokens_BT, dtype)
         if self.bigram is not None:
             x_BTD = x_BTD + self.bigram(tokens_BT, dtype)
+        if isinstance(self.smear, GatedSmear):
+            return rms_norm(self.smear(x_BTD, tokens_BT))
         x_BTD = rms_norm(x_BTD)
         return x_BTD if self.smear is None else self.smear(x_BTD, tokens_BT)
 
-    def logits(self, h_BTD: Tensor) -> Tensor:
-        """Logits [..., V] of states [..., D], at least float32, within ±softcap; unnormalised, in nats."""
-        return softcapped_logits(h_BTD, self.embedding.weight.to(h_BTD.dtype), self.recipe.softcap)
+    def logits(self, h_BTD: Tensor, extra_BTV: Tensor | None = None) -> Tensor:
+        """Logits [..., V] of states [..., D], at least float32, within the softcap; unnormalised, in nats.
+
+        `extra_BTV` is added before the softcap: what an adapter of the head gives.
+        """
+        return softcapped_logits(h_BTD, self.embedding.weight.to(h_BTD.dtype), self.softcap, extra_BTV)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits [B, T, V] for the token that follows each position."""
         return self.logits(self.hidden(tokens_BT))
 
-    def loss(self, inputs_BT: Tensor, targets_BT: Tensor, quantise_bits: int = 0) -> Tensor:
+    def loss(
+        self,
+        inputs_BT: Tensor,
+        targets_BT: Tensor,
+        *,
+        quantise_bits: int = 0,
+        looping: bool = True,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """Mean cross-entropy in nats a token; in training mode with the pull of the routers, if there are any."""
-        h_BTD, pull = self.hidden_and_pull(inputs_BT, quantise_bits)
-        head_VD = self.embedding.weight.to(h_BTD.dtype)
-        loss = softcapped_loss(h_BTD.flatten(0, 1), head_VD, targets_BT.reshape(-1), self.recipe.softcap)
+        h_BTD, pull = self.hidden_and_pull(inputs_BT, quantise_bits=quantise_bits, looping=looping, documents=documents)
+        loss = self.next_token_loss(h_BTD, targets_BT)
         return loss if pull is None else loss + pull
+
+    def next_token_loss(self, h_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of `targets_BT` under the states [B, T, D] of `hidden`."""
+        head_VD = self.embedding.weight.to(h_BTD.dtype)
+        return softcapped_loss(h_BTD.flatten(0, 1), head_VD, targets_BT.reshape(-1), self.softcap)
 
     def exported_weights(self) -> dict[str, Tensor]:
         """The parameters under an artifact's names; views, matrices one by one."""
@@ -123,9 +185,21 @@ class GPT(nn.Module):
         errors = [share_error(score_BT1, self.recipe.routed_share) for score_BT1 in scores_BT1]
         return ROUTER_PULL * torch.stack(errors).sum()
 
-    def _skip(self, h_BTD: Tensor, kept: list[Tensor], layer: int) -> Tensor:
-        # The first block of the second half gets the very stream that it reads, added to itself, as published.
-        if self.skip_weights is None or layer < self.recipe.skips() or not kept:
-            return h_BTD
-        weight_D = self.skip_weights[layer - self.recipe.skips()].to(h_BTD.dtype)
-        return h_BTD + weight_D * kept.pop()
+    def _join(self, h_BTD: Tensor, kept_BTD: Tensor, row: int) -> Tensor:
+        """The stream with a kept one: their weighted sum, or by the gates a mean of the two for every channel.
+
+        The first block of the second half gets the very stream that it reads, as published.
+        """
+        assert self.skip_weights is not None
+        skip_BTD = self.skip_weights[row].to(h_BTD.dtype) * kept_BTD
+        if self.skip_gates is None:
+            return h_BTD + skip_BTD
+        return skip_BTD + torch.sigmoid(self.skip_gates[row].to(h_BTD.dtype)) * (h_BTD - skip_BTD)
+
+
+def _smear(recipe: ModelRecipe, boundary_id: int) -> Smear | GatedSmear | None:
+    if recipe.smear == "gated":
+        return GatedSmear(recipe.gate_channels, boundary_id)
+    if recipe.smear == "none":
+        return None
+    return Smear(recipe.width, boundary_id if recipe.smear == "within-document" else None)

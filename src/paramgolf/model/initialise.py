@@ -20,7 +20,12 @@ CONSTANTS = {
     "bigram.embedding.weight": 0.0,
     "bigram.scale": BIGRAM_SCALE,
     "smear.gate": 0.0,  # half of the position before
+    "smear.scale": 0.0,  # of a gated smear: nothing of it
     "skip_weights": 1.0,
+    "skip_gates": 0.0,  # half of the skip, half of the stream
+    "lanes.added": 1.0,
+    "lanes.kept": 1.1,
+    "sparse_gate.weight": 0.0,  # every head counts half
     "value_embedding.scale": VALUE_SCALE,
     "value_scale": 1.0,
     "value_mix": VALUE_MIX,
@@ -35,13 +40,13 @@ CONSTANTS = {
 
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int, recipe: ModelRecipe) -> None:
-    """Draw all weights on the CPU, as `recipe.init` says (spec pr549.md 2.1).
+    """Draw all weights on the CPU, as `recipe.init` says (spec pr549.md 2.1, pr2140.md 2.1).
 
     Outputs and down matrices are zero either way. The same seed gives the same weights whatever happened to torch's
     global generator.
     """
     generator = torch.Generator().manual_seed(seed)
-    constants = {**CONSTANTS, "query_gain": recipe.query_gain}
+    constants = {**CONSTANTS, "query_gain": recipe.query_gain, "softcaps": recipe.softcap}
     for name, parameter in model.named_parameters():
         constant = next((value for end, value in constants.items() if name.endswith(end)), None)
         if constant is not None:

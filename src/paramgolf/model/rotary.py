@@ -30,10 +30,10 @@ class Rotary(nn.Module):
         self.register_buffer("cos_TR", torch.empty(0, self.turned), persistent=False)
         self.register_buffer("sin_TR", torch.empty(0, self.turned), persistent=False)
 
-    def forward(self, x_BTHK: Tensor) -> Tensor:
-        """Turned `x_BTHK`, whose position t is its index in the second dimension."""
+    def forward(self, x_BTHK: Tensor, context: int = 0) -> Tensor:
+        """Turned `x_BTHK`, whose position t is its index in the second dimension; `context` as in `prepare`."""
         length = x_BTHK.shape[1]
-        self.prepare(length)
+        self.prepare(length, context)
         cos_T1R = self.cos_TR[:length, None].to(x_BTHK.dtype)
         sin_T1R = self.sin_TR[:length, None].to(x_BTHK.dtype)
         turned_BTHR = x_BTHK[..., : self.turned]
@@ -43,9 +43,13 @@ class Rotary(nn.Module):
             return turned_BTHR
         return torch.cat([turned_BTHR, x_BTHK[..., self.turned :]], dim=-1)
 
-    def prepare(self, length: int) -> None:
-        """Make the tables serve sequences of `length`."""
-        base = self.recipe.rope_base_at(length)
+    def prepare(self, length: int, context: int = 0) -> None:
+        """Make the tables serve sequences of `length`.
+
+        In a row of packed documents no position sees further than its document: the base follows `context`, the most
+        that one of them spans, and the row may be as long as it likes. 0: `length`.
+        """
+        base = self.recipe.rope_base_at(context or length)
         if length <= self.cos_TR.shape[0] and base == self._base:
             return
         half = self.turned // 2

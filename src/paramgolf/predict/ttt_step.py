@@ -105,7 +105,7 @@ class Trainer:
             h_FWD = self._model.hidden(torch.from_numpy(inputs_FW).to(device))
             h_ND = h_FWD.flatten(0, 1) if chosen.all() else h_FWD[torch.from_numpy(chosen).to(device)]
             head_VD = self._model.embedding.weight.to(h_ND.dtype)
-            loss = softcapped_loss(h_ND, head_VD, targets, self._model.recipe.softcap) * (len(targets) / real)
+            loss = softcapped_loss(h_ND, head_VD, targets, self._model.softcap) * (len(targets) / real)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's
 
     def _gather_gradients(self) -> None:

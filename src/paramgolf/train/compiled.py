@@ -32,7 +32,7 @@ class TrainingLoss:
     def __call__(self, inputs_ST: Tensor, targets_ST: Tensor, quantise_bits: int = 0, distils: bool = False) -> Losses:
         if not self._objective.is_plain(distils):
             return Losses(*self._composed(inputs_ST, targets_ST, quantise_bits, distils))
-        loss = self._loss(inputs_ST, targets_ST, quantise_bits)
+        loss = self._loss(inputs_ST, targets_ST, quantise_bits=quantise_bits)
         return Losses(loss, loss.detach())
 
     def compile(self, tokens_ST: Tensor, stages: tuple[StepSettings, ...], notes: Notes) -> None:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from paramgolf.kernels.loss import softcapped_loss
 from paramgolf.model.gpt import GPT
 from paramgolf.recipe import Recipe
 from paramgolf.train.crown import crown_penalty
@@ -44,9 +43,8 @@ class Objective:
     def losses(self, inputs_ST: Tensor, targets_ST: Tensor, quantise_bits: int = 0, distils: bool = False) -> Losses:
         """All terms that depend on the batch; the states are computed once for all of them."""
         model, train = self.model, self._recipe.train
-        h_STD, pull = model.hidden_and_pull(inputs_ST, quantise_bits)
-        head_VD = model.embedding.weight.to(h_STD.dtype)
-        next_token = softcapped_loss(h_STD.flatten(0, 1), head_VD, targets_ST.reshape(-1), model.recipe.softcap)
+        h_STD, pull = model.hidden_and_pull(inputs_ST, quantise_bits=quantise_bits)
+        next_token = model.next_token_loss(h_STD, targets_ST)
         total = next_token if pull is None else next_token + pull
         if self.future is not None:
             total = total + train.future_weight * self.future.loss(h_STD, targets_ST)
