@@ -24,7 +24,9 @@ class GroupRule:
     pattern: str
 
 
-# The published groups (spec pr549.md 3.6): small projections go with the scalars, not with the matrices.
+# The published groups (spec pr549.md 3.6, pr2140.md 3.3): small projections go with the scalars, not with the matrices.
+# Softcaps had no optimizer as published (pr2140.md 2.3). They move at the rate of the scalars, but do not decay: the
+# pull towards 0 would be over half of AdamW's longest step at a cap of 30.
 GPT_RULES = (
     *(GroupRule("embedding", table) for table in TABLES),
     GroupRule("matrix", "banks.*"),
@@ -33,6 +35,9 @@ GPT_RULES = (
     GroupRule("scalar", "*.scale"),
     GroupRule("scalar", "smear.gate"),
     GroupRule("scalar", "skip_weights"),
+    GroupRule("scalar", "skip_gates"),
+    GroupRule("scalar", "lanes.*"),
+    GroupRule("cap", "softcaps"),
 )
 
 
@@ -74,7 +79,9 @@ def build_optimizers(
         for group, lr, decay in (
             ("embedding", recipe.embedding_lr, recipe.embedding_weight_decay),
             ("scalar", recipe.scalar_lr, recipe.scalar_weight_decay),
+            ("cap", recipe.scalar_lr, 0.0),
         )
+        if members[group]
     ]
     if future is not None:
         adam_groups.append({"params": list(future.parameters()), "lr": recipe.future_lr})
@@ -85,6 +92,8 @@ def build_optimizers(
         recipe.muon_weight_decay,
         recipe.newton_schulz_steps,
         ranks,
+        newton_schulz=recipe.newton_schulz,
+        row_norm=recipe.muon_row_norm,
     )
     # Fused: its arithmetic is float32 also where parameters and their moments are bfloat16.
     adam = torch.optim.AdamW(

@@ -1,7 +1,7 @@
 """Muon: momentum whose every step is made (nearly) orthogonal, for banks of equal matrices, sharded over the ranks.
 
 Legend: N matrices of a bank, n of them on this rank, R rows (out), C columns (in).
-Source: Jordan et al. 2024, "Muon"; spec pr549.md 3.3 (the update) and 3.4 (the ranks).
+Source: Jordan et al. 2024, "Muon"; spec pr549.md 3.3 (the update) and 3.4 (the ranks); spec pr2140.md 3.3 (rows).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from paramgolf.optim.exchange import Exchange
-from paramgolf.optim.newton_schulz import orthogonalise
+from paramgolf.optim.newton_schulz import Scheme, normalise_rows, orthogonalise
 from paramgolf.ranks import Ranks
 
 MOMENTUM = "momentum"
@@ -23,7 +23,8 @@ MOMENTUM = "momentum"
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised; decoupled weight decay; steps of tall matrices grow by sqrt(R / C).
 
-    `buf = momentum * buf + g; u = g + momentum * buf; W = W (1 - lr decay) - lr sqrt(max(1, R / C)) orth(u)`.
+    `buf = momentum * buf + g; u = g + momentum * buf; W = W (1 - lr decay) - lr sqrt(max(1, R / C)) orth(u)`; with
+    `row_norm` the rows of u are first brought to length one.
 
     Parameters are banks [N, R, C] (one batch of the iteration each) or single matrices [R, C]. With several ranks each
     owns a run of every bank's matrices, keeps their momentum alone, and all ranks apply all updates; the gradients may
@@ -39,12 +40,17 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         newton_schulz_steps: int = 5,
         ranks: Ranks | None = None,
+        *,
+        newton_schulz: Scheme = "quintic",
+        row_norm: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "newton_schulz_steps": newton_schulz_steps,
+            "newton_schulz": newton_schulz,
+            "row_norm": row_norm,
         }
         super().__init__(params, defaults)
         ranks = ranks or Ranks()
@@ -140,7 +146,10 @@ class Muon(torch.optim.Optimizer):
         buffer_nRC.mul_(momentum).add_(gradient_nRC)
         if not len(gradient_nRC):
             return gradient_nRC
-        return orthogonalise(buffer_nRC.mul(momentum).add_(gradient_nRC), group["newton_schulz_steps"])
+        update_nRC = buffer_nRC.mul(momentum).add_(gradient_nRC)
+        if group["row_norm"]:
+            update_nRC = normalise_rows(update_nRC)
+        return orthogonalise(update_nRC, group["newton_schulz_steps"], group["newton_schulz"])
 
     def _apply(self, parameter: Tensor, group: dict[str, Any]) -> None:
         update_NRC = self._exchanges[parameter].receive_back()

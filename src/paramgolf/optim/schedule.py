@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from paramgolf.recipe import OptimRecipe, Recipe
+from paramgolf.recipe import OptimRecipe, Recipe, TrainRecipe
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,9 @@ class StepSettings:
     """Factor 0..1 on all learning rates, Muon's momentum, and what the loss consists of.
 
     `quantise_bits` are those that the matrices are rounded to (0: not), `crown` whether the penalty on rounding counts,
-    `distils` whether the averaged weights teach (as soon as there is an average that can).
+    `distils` whether the averaged weights teach (as soon as there is an average that can). `context` is the most tokens
+    that see each other (0: a sequence), `looping` whether looped layers run more than once. `rewarm` is the share of
+    `lr_scale` that counts: below one in the first steps of a new context.
     """
 
     lr_scale: float
@@ -21,20 +24,68 @@ class StepSettings:
     quantise_bits: int = 0
     crown: bool = False
     distils: bool = False
+    context: int = 0
+    looping: bool = True
+    rewarm: float = 1.0
+
+    def rate(self) -> float:
+        """The factor on all learning rates of this step."""
+        return self.lr_scale * self.rewarm
 
 
-def settings_of(recipe: Recipe, step: int, seconds: float) -> StepSettings:
-    """Of the step after `step` done ones, begun when `seconds` of the training budget were used."""
-    limit = recipe.budget.train_seconds
-    scale = lr_scale(recipe.optim, step, seconds, limit)
-    return _settings_at(recipe, scale, muon_momentum(recipe.optim, step, seconds / limit))
+class Stage(NamedTuple):
+    """Which of the recipe's contexts a run has come to, and the first step (from 0) that was made with it."""
+
+    number: int = 0
+    since: int = 0
+
+
+def settings_of(recipe: Recipe, step: int, seconds: float, stage: Stage | None = None) -> StepSettings:
+    """Of the step after `step` done ones, begun when `seconds` of the training budget were used.
+
+    `stage` is what `stage_at` gave for this step; without one, as if the clock's stage had begun long ago.
+    """
+    fraction = seconds / recipe.budget.train_seconds
+    scale = lr_scale(recipe.optim, step, seconds, recipe.budget.train_seconds)
+    index = context_index(recipe.train, fraction) if stage is None else stage.number
+    settings = _settings_at(recipe, scale, muon_momentum(recipe.optim, step, fraction))
+    settings = replace(settings, context=recipe.train.stages()[index], looping=loops(recipe, fraction))
+    return settings if stage is None else replace(settings, rewarm=rewarm_scale(recipe.train, step, stage))
+
+
+def stage_at(recipe: Recipe, step: int, seconds: float, before: Stage) -> Stage:
+    """The stage of the step after `step` done ones, where that of the step before was `before`."""
+    index = context_index(recipe.train, seconds / recipe.budget.train_seconds)
+    return Stage(index, step) if index > before.number else before
+
+
+def context_index(recipe: TrainRecipe, fraction: float) -> int:
+    """Which of the contexts is the one when `fraction` of the time budget is used: the first that has not ended.
+
+    A stage ends after its share of the clock: at the very share it still holds (spec pr2140.md 3.2).
+    """
+    return sum(fraction > until for until in recipe.contexts_until)
+
+
+def rewarm_scale(recipe: TrainRecipe, step: int, stage: Stage) -> float:
+    """k / n for the k-th step with a new context, up to one; the first context needs none (spec pr2140.md 3.2)."""
+    if not (stage.number and recipe.rewarm_steps):
+        return 1.0
+    return min(1.0, (step - stage.since + 1) / recipe.rewarm_steps)
+
+
+def loops(recipe: Recipe, fraction: float) -> bool:
+    """Whether looped layers run more than once; always so in a model without any, whose form never changes."""
+    return not recipe.model.looped_layers or fraction >= recipe.train.loop_from
 
 
 def lr_scale(recipe: OptimRecipe, step: int, seconds: float, limit: float) -> float:
-    """The warm-down that the recipe chose: a share of the clock, or the published number of steps."""
+    """The warm-down that the recipe chose, a share of the clock or the published number of steps, and its floor."""
     if recipe.warmdown_steps:
-        return warmdown_scale_by_steps(step, seconds, limit, recipe.warmdown_steps)
-    return warmdown_scale(seconds / limit, recipe.warmdown)
+        scale = warmdown_scale_by_steps(step, seconds, limit, recipe.warmdown_steps)
+    else:
+        scale = warmdown_scale(seconds / limit, recipe.warmdown)
+    return max(scale, recipe.least_lr)
 
 
 def warmdown_scale(fraction: float, warmdown: float) -> float:
@@ -86,19 +137,30 @@ def quantise_bits(recipe: Recipe, scale: float) -> int:
 def stages(recipe: Recipe) -> tuple[StepSettings, ...]:
     """One setting for each form of the loss that a run can come to use, the first form first; rates as at the start.
 
-    Forms change where the rate's scale falls below a threshold. One that distils is preceded by the same without: it
-    serves as long as the average is too young to teach.
+    Forms change where the rate's scale falls below a threshold, and where the clock changes context or looping; all
+    pairs of the two are listed. One that distils is preceded by the same without: it serves as long as the average is
+    too young to teach.
     """
     momentum = muon_momentum(recipe.optim, 0, 0.0)
     thresholds = {1.0, recipe.optim.qat_below, recipe.train.crown_below, recipe.train.distill_below} - {0.0}
+    reached = sorted((each for each in thresholds if each > recipe.optim.least_lr), reverse=True)
     found: dict[StepSettings, None] = {}
-    for scale in (1.0, *(math.nextafter(threshold, 0.0) for threshold in sorted(thresholds, reverse=True))):
-        stage = replace(_settings_at(recipe, scale, momentum), lr_scale=1.0)
-        found |= {replace(stage, distils=False): None, stage: None}
+    for context, looping in _clock_forms(recipe):
+        for scale in (1.0, *(math.nextafter(threshold, 0.0) for threshold in reached)):
+            stage = replace(_settings_at(recipe, scale, momentum), lr_scale=1.0, context=context, looping=looping)
+            found |= {replace(stage, distils=False): None, stage: None}
     return tuple(found)
 
 
+def _clock_forms(recipe: Recipe) -> dict[tuple[int, bool], None]:
+    """Each pair of context and looping that the clock comes to, in its order."""
+    ends = [math.nextafter(until, 1.0) for until in recipe.train.contexts_until]
+    contexts, fractions = recipe.train.stages(), sorted({0.0, *ends, recipe.train.loop_from})
+    return {(contexts[context_index(recipe.train, at)], loops(recipe, at)): None for at in fractions}
+
+
 def _settings_at(recipe: Recipe, scale: float, momentum: float) -> StepSettings:
+    """What depends on the scale of the rates."""
     train = recipe.train
     return StepSettings(
         scale,
