@@ -235,7 +235,7 @@ def test_training_loss_is_one_graph(bits: int) -> None:
     compiled = torch.compile(state.model.loss, backend="aot_eager", fullgraph=True, dynamic=False)
     losses, gradients = [], []
     for loss_of in (compiled, state.model.loss):
-        loss = loss_of(inputs, targets, bits)
+        loss = loss_of(inputs, targets, quantise_bits=bits)
         loss.backward()
         losses.append(loss.item())
         gradients.append([p.grad.clone() for p in state.model.parameters() if p.grad is not None])
@@ -275,9 +275,9 @@ def test_compiling_visits_every_graph_and_leaves_no_gradient(tmp_path: Path, mon
     def stand_in(loss: object, **options: object) -> object:
         options_given.update(options)
 
-        def compiled(inputs: torch.Tensor, targets: torch.Tensor, bits: int) -> torch.Tensor:
-            seen.append((tuple(inputs.shape), bits))
-            return plain(inputs, targets, bits)
+        def compiled(inputs: torch.Tensor, targets: torch.Tensor, *, quantise_bits: int) -> torch.Tensor:
+            seen.append((tuple(inputs.shape), quantise_bits))
+            return plain(inputs, targets, quantise_bits=quantise_bits)
 
         return compiled
 
