@@ -44,6 +44,21 @@ ALL = ModelRecipe(
 GATED = dataclasses.replace(
     ALL, value_residual=True, gated_attention=True, gated_mlp=True, routed_layers=(1, 3, 4), query_gain=4.0
 )
+# What #2140 composes, and parts of the other systems in it: routed and mixed values pass the loops and the lanes too.
+COMPOSED = dataclasses.replace(
+    ALL,
+    layers=6,
+    smear="gated",
+    gate_channels=5,
+    sparse_gates=True,
+    skip_gates=True,
+    looped_layers=(1, 2),
+    loops=3,
+    parallel_layers=2,
+    asymmetric_softcap=True,
+    value_residual=True,
+    routed_layers=(2, 5),
+)
 ODD = ModelRecipe(layers=2, width=36, heads=6, kv_heads=3, mlp_ratio=1.5, rope_base=100.0, softcap=9.0)
 
 
@@ -62,8 +77,10 @@ def make_model(recipe: ModelRecipe, seed: int = 0) -> GPT:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             drawn = torch.randn(parameter.shape, generator=generator)
-            if name.endswith(("scale", "skip_weights", "query_gain", "residual_mix")):
+            if name.endswith(("scale", "skip_weights", "query_gain", "residual_mix", "lanes.kept", "lanes.added")):
                 drawn = 1.0 + 0.5 * drawn
+            elif name == "softcaps":
+                drawn = torch.exp(2.5 + 0.3 * drawn)
             elif "embedding.weight" not in name and drawn.dim() > 1:
                 drawn = drawn / math.sqrt(drawn.shape[-1])
             parameter.copy_(drawn)
@@ -82,7 +99,11 @@ def model_states(model: GPT, tokens: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("slab_bytes", [1, 10_000, 1 << 20])
-@pytest.mark.parametrize("recipe", [ALL, GATED, ODD], ids=["all of #549", "gates too", "plain, odd sizes"])
+@pytest.mark.parametrize(
+    "recipe",
+    [ALL, GATED, COMPOSED, ODD],
+    ids=["all of #549", "gates too", "loops and lanes", "plain, odd sizes"],
+)
 @pytest.mark.parametrize(("frames", "length"), [(1, 150), (3, 70), (5, 21)])
 def test_states_are_the_models_however_rows_are_cut_into_slabs(
     monkeypatch: pytest.MonkeyPatch, recipe: ModelRecipe, frames: int, length: int, slab_bytes: int
@@ -106,6 +127,9 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
     layers, kv_heads, size = draw(st.integers(1, 4)), draw(st.integers(1, 2)), draw(st.sampled_from([4, 6, 8]))
     heads = kv_heads * draw(st.integers(1, 3))
     some_layers = st.sets(st.integers(0, layers - 1)).map(lambda chosen: tuple(sorted(chosen)))
+    looped = tuple(sorted(draw(st.lists(st.integers(0, layers - 1), max_size=2))))
+    looped = tuple(range(looped[0], looped[-1] + 1)) if looped else ()
+    unet, gates = layers > 1 and draw(st.booleans()), draw(st.sampled_from(["none", "of heads", "sparse"]))
     recipe = ModelRecipe(
         layers=layers,
         width=heads * size,
@@ -118,15 +142,23 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
         value_width=draw(st.integers(1, 9)),
         bigram_buckets=draw(st.sampled_from([0, 3, 10])),
         bigram_width=draw(st.integers(1, 9)),
-        smear=draw(st.sampled_from(["none", "everywhere", "within-document"])),
-        unet=layers > 1 and draw(st.booleans()),
+        smear=draw(st.sampled_from(["none", "everywhere", "within-document", "gated"])),
+        unet=unet,
         residual_mix=draw(st.booleans()),
         block_scales=draw(st.booleans()),
         depth_scale=draw(st.booleans()),
         value_residual=draw(st.booleans()),
-        gated_attention=draw(st.booleans()),
+        gated_attention=gates == "of heads",
         gated_mlp=draw(st.booleans()),
         routed_layers=draw(some_layers),
+        skip_gates=unet and draw(st.booleans()),
+        looped_layers=looped,
+        loops=draw(st.integers(1, 3)),
+        parallel_layers=draw(st.integers(0, layers - (looped[-1] + 1 if looped else 0))),
+        sparse_gates=gates == "sparse",
+        gate_channels=draw(st.integers(1, heads * size)),
+        gate_scale=draw(st.sampled_from([0.5, 1.7])),
+        asymmetric_softcap=draw(st.booleans()),
     )
     frames, length = draw(st.integers(1, 3)), draw(st.integers(1, 30))
     last = draw(st.integers(1, length))
@@ -135,7 +167,7 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
     torch.testing.assert_close(lean_hidden(model, tokens, last), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("recipe", [ALL, GATED], ids=["all of #549", "gates too"])
+@pytest.mark.parametrize("recipe", [ALL, GATED, COMPOSED], ids=["all of #549", "gates too", "loops and lanes"])
 @pytest.mark.parametrize("last", [None, 13])
 @pytest.mark.parametrize("slab_bytes", [1, 1 << 20])
 def test_what_follows_a_position_does_not_move_its_state_by_one_bit(
@@ -178,10 +210,13 @@ def test_other_precisions_are_the_models_own() -> None:
             assert torch.equal(lean_logits(model, found), model.logits(found))
 
 
-def test_logits_are_the_models() -> None:
-    """The head in place gives the model's logits to float noise."""
-    model, tokens = make_model(ODD), make_tokens(1, 30)
+@pytest.mark.parametrize("softcaps", [None, (9.0, 3.0), (2.0, 25.0)])
+def test_logits_are_the_models(softcaps: tuple[float, float] | None) -> None:
+    """The head in place gives the model's logits to float noise, with one cap and with two."""
+    model, tokens = make_model(dataclasses.replace(ODD, asymmetric_softcap=softcaps is not None)), make_tokens(1, 30)
     with torch.no_grad():
+        if model.softcaps is not None:
+            model.softcaps.copy_(torch.tensor(softcaps))
         h_ND = lean_hidden(model, tokens)[0]
         torch.testing.assert_close(lean_logits(model, h_ND), model.logits(h_ND), atol=1e-5, rtol=1e-5)
 

@@ -30,9 +30,9 @@ HEAD_VD = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 1.0]], dtype=np.float32)
 TOY_ND = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
 
-def both_readouts(on: str, head_VD: np.ndarray, softcap: float) -> list[Readout]:
-    head_DV = np.ascontiguousarray(head_VD.T)
-    return [FixedReadout(on, len(head_VD), head_DV, softcap), TorchReadout(on, torch.from_numpy(head_VD), softcap)]
+def both_readouts(on: str, head_VD: np.ndarray, above: float, below: float | None = None) -> list[Readout]:
+    head_DV, softcaps = np.ascontiguousarray(head_VD.T), (above, above if below is None else below)
+    return [FixedReadout(on, len(head_VD), head_DV, softcaps), TorchReadout(on, torch.from_numpy(head_VD), softcaps)]
 
 
 def task(on: str, seed: int = 0, count: int = 40) -> tuple[np.ndarray, Float64, np.ndarray]:
@@ -69,17 +69,19 @@ def test_the_fit_of_the_specification(which: int) -> None:
 
 
 @pytest.mark.parametrize("on", ON)
-def test_gradients_are_those_of_torch(on: str) -> None:
-    """Loss and gradient of both readouts equal autograd's on z = c tanh(E (h + delta) / c) + b."""
+@pytest.mark.parametrize(("above", "below"), [(3.0, 3.0), (4.0, 1.5)])
+def test_gradients_are_those_of_torch(on: str, above: float, below: float) -> None:
+    """Loss and gradient of both readouts equal autograd's on z = c tanh(E (h + delta) / c) + b, with two caps too."""
     head, features, targets = task(on)
-    for readout in both_readouts(on, head, 3.0):
+    for readout in both_readouts(on, head, above, below):
         at = np.random.default_rng(1).normal(size=readout.parameters)
         given = torch.from_numpy(at).requires_grad_()
         z = torch.from_numpy(features)
         rest = given
         if on != "logits":
             delta, rest = given[:6], given[6:]
-            z = 3.0 * torch.tanh((z + delta) @ torch.from_numpy(head).double().T / 3.0)
+            z = (z + delta) @ torch.from_numpy(head).double().T
+            z = torch.where(z > 0, above * torch.tanh(z / above), below * torch.tanh(z / below))
         if on != "hidden":
             z = z + rest
         loss = functional.cross_entropy(z, torch.from_numpy(targets))

@@ -1,4 +1,4 @@
-"""The stepwise model with the parts of #549 and #1185, one by one and all together, against the model in float64."""
+"""The stepwise model with the parts of #549, #1185 and #2140, one by one and together, against the model in float64."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ ALL = ModelRecipe(
     depth_scale=True,
 )
 GATED = dataclasses.replace(ALL, value_residual=True, gated_attention=True, gated_mlp=True, routed_layers=(1, 3, 4))
+# What #2140 composes, and parts of the other systems in it: routed and mixed values pass the loops and the lanes too.
+COMPOSED = dataclasses.replace(
+    ALL,
+    layers=6,
+    smear="gated",
+    gate_channels=5,
+    sparse_gates=True,
+    skip_gates=True,
+    looped_layers=(1, 2),
+    loops=3,
+    parallel_layers=2,
+    asymmetric_softcap=True,
+    value_residual=True,
+    routed_layers=(2, 5),
+)
 SCORE = ScoreRecipe(window=80, stride=50)
 TINY = ModelRecipe(
     layers=3,
@@ -73,8 +88,10 @@ def make_weights(recipe: ModelRecipe, vocab_size: int = V, seed: int = 0) -> dic
     weights = {}
     for name, shape in tensor_shapes(recipe, vocab_size).items():
         drawn = rng.standard_normal(shape)
-        if name.endswith(("scale", "skip_weights", "query_gain", "residual_mix")):
+        if name.endswith(("scale", "skip_weights", "query_gain", "residual_mix", "lanes.kept", "lanes.added")):
             drawn = 1.0 + 0.5 * drawn
+        elif name == "softcaps":
+            drawn = np.exp(2.5 + 0.3 * drawn)
         elif name.endswith("weight") and "embedding.weight" not in name:
             drawn = drawn / math.sqrt(shape[1])
         weights[name] = np.asarray(drawn, dtype=np.float32)
@@ -101,7 +118,7 @@ def step_states(
     """States of one frame, with the kernel called for `cuts` inputs at a time; a float64 cache shows small errors."""
     vocab_size = len(weights["embedding.weight"])
     gathered = gather_weights(weights, recipe, len(inputs), vocab_size, BOUNDARY)
-    shape, size = (recipe.layers, recipe.kv_heads), recipe.head_size()
+    shape, size = (recipe.visits(), recipe.kv_heads), recipe.head_size()
     keys = np.zeros((*shape, size, len(inputs)), dtype=cache_dtype)
     values = np.zeros((*shape, len(inputs), size), dtype=cache_dtype)
     states, at = np.empty((len(inputs), recipe.width)), 0
@@ -147,6 +164,18 @@ SINGLE_PARTS = [
     {"gated_mlp": True, "mlp_slope": 0.5},
     {"routed_layers": (0, 2)},
     {"routed_layers": (0, 1, 2), "gated_mlp": True, "mlp_slope": 0.5},
+    {"smear": "gated", "gate_channels": 7},
+    {"smear": "gated", "bigram_buckets": 13},
+    {"sparse_gates": True},
+    {"sparse_gates": True, "gate_channels": 24, "gate_scale": 1.3, "xsa_layers": (0, 1)},
+    {"unet": True, "skip_gates": True},
+    {"looped_layers": (1,), "loops": 2},
+    {"looped_layers": (0, 1), "loops": 3, "value_residual": True},
+    {"looped_layers": (0, 1, 2), "loops": 2, "unet": True, "routed_layers": (1,)},
+    {"parallel_layers": 1},
+    {"parallel_layers": 3, "residual_mix": True, "block_scales": True},
+    {"parallel_layers": 3, "unet": True, "skip_gates": True, "routed_layers": (1, 2)},
+    {"parallel_layers": 1, "looped_layers": (0, 1), "unet": True, "residual_mix": True},
 ]
 
 
@@ -173,6 +202,9 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
     heads = kv_heads * draw(st.integers(1, 3))
     some_layers = st.sets(st.integers(0, layers - 1)).map(lambda chosen: tuple(sorted(chosen)))
     turned = draw(st.sampled_from([c for c in (0, 2, 4) if c <= size]))
+    looped = tuple(sorted(draw(st.lists(st.integers(0, layers - 1), max_size=2))))
+    looped = tuple(range(looped[0], looped[-1] + 1)) if looped else ()
+    unet, gates = layers > 1 and draw(st.booleans()), draw(st.sampled_from(["none", "of heads", "sparse"]))
     recipe = ModelRecipe(
         layers=layers,
         width=heads * size,
@@ -188,15 +220,23 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
         value_width=draw(st.integers(1, 9)),
         bigram_buckets=draw(st.sampled_from([0, 3, 10])),
         bigram_width=draw(st.integers(1, 9)),
-        smear=draw(st.sampled_from(["none", "everywhere", "within-document"])),
-        unet=layers > 1 and draw(st.booleans()),
+        smear=draw(st.sampled_from(["none", "everywhere", "within-document", "gated"])),
+        unet=unet,
         residual_mix=draw(st.booleans()),
         block_scales=draw(st.booleans()),
         depth_scale=draw(st.booleans()),
         value_residual=draw(st.booleans()),
-        gated_attention=draw(st.booleans()),
+        gated_attention=gates == "of heads",
         gated_mlp=draw(st.booleans()),
         routed_layers=draw(some_layers),
+        skip_gates=unet and draw(st.booleans()),
+        looped_layers=looped,
+        loops=draw(st.integers(1, 3)),
+        parallel_layers=draw(st.integers(0, layers - (looped[-1] + 1 if looped else 0))),
+        sparse_gates=gates == "sparse",
+        gate_channels=draw(st.integers(1, heads * size)),
+        gate_scale=draw(st.sampled_from([0.5, 1.7])),
+        asymmetric_softcap=draw(st.booleans()),
     )
     cuts = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     inputs, weights = (
@@ -208,32 +248,38 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
     assert (found == step_states(recipe, weights, inputs, [1] * len(inputs))).all()
 
 
-def test_the_cache_in_float32_costs_little() -> None:
+EVERYTHING = pytest.mark.parametrize("recipe", [GATED, COMPOSED], ids=["gates too", "loops and lanes"])
+
+
+@EVERYTHING
+def test_the_cache_in_float32_costs_little(recipe: ModelRecipe) -> None:
     """The predictor keeps keys and values in float32: states move by less than the logits' rounding hides."""
-    weights, inputs = make_weights(GATED), make_tokens(90)
-    exact = step_states(GATED, weights, inputs, [90])
-    found = step_states(GATED, weights, inputs, [90], np.float32)
+    weights, inputs = make_weights(recipe), make_tokens(90)
+    exact = step_states(recipe, weights, inputs, [90])
+    found = step_states(recipe, weights, inputs, [90], np.float32)
     assert 0 < np.abs(found - exact).max() < 1e-5
 
 
-def test_states_that_nobody_wants_are_left_out_without_moving_the_others() -> None:
+@EVERYTHING
+def test_states_that_nobody_wants_are_left_out_without_moving_the_others(recipe: ModelRecipe) -> None:
     """With room for the last states only, those have the bits of a call for all, and so have later ones."""
-    weights, inputs = make_weights(GATED), make_tokens(90)
-    expected = step_states(GATED, weights, inputs, [90], np.float32)
-    gathered = gather_weights(weights, GATED, 90, V, BOUNDARY)
-    keys = np.zeros((5, 2, 6, 90), dtype=np.float32)
-    cache = StepCache(keys, np.zeros((5, 2, 90, 6), dtype=np.float32))
+    weights, inputs = make_weights(recipe), make_tokens(90)
+    expected = step_states(recipe, weights, inputs, [90], np.float32)
+    gathered = gather_weights(weights, recipe, 90, V, BOUNDARY)
+    keys = np.zeros((recipe.visits(), 2, 6, 90), dtype=np.float32)
+    cache = StepCache(keys, np.zeros((recipe.visits(), 2, 90, 6), dtype=np.float32))
     few, rest = np.empty((3, 24)), np.empty((20, 24))
     forward(gathered, cache, inputs[:70], 0, few)
     forward(gathered, cache, inputs[68:], 70, rest)
     assert (few == expected[67:70]).all() and (rest == expected[70:]).all()
 
 
-def test_rows_with_all_parts_agree_with_the_model_within_the_rounding() -> None:
+@EVERYTHING
+def test_rows_with_all_parts_agree_with_the_model_within_the_rounding(recipe: ModelRecipe) -> None:
     """Over several frames the rows are those of the model at each frame's inputs, to the logits' 1/256."""
-    weights, tokens = make_weights(GATED), make_tokens(190)
-    rows = StepPredictor(weights, GATED, SCORE, V, BOUNDARY).predict(make_chunk(tokens)).all_rows(0)
-    model, line = model_of(GATED, weights), np.concatenate([[BOUNDARY], tokens])
+    weights, tokens = make_weights(recipe), make_tokens(190)
+    rows = StepPredictor(weights, recipe, SCORE, V, BOUNDARY).predict(make_chunk(tokens)).all_rows(0)
+    model, line = model_of(recipe, weights), np.concatenate([[BOUNDARY], tokens])
     for piece in FrameGrid(SCORE.window, SCORE.stride).pieces(0, len(tokens)):
         frame = line[piece.start :][: SCORE.window]
         frame = np.pad(frame, (0, SCORE.window - len(frame)))  # the NTK base is that of a whole window
@@ -243,14 +289,14 @@ def test_rows_with_all_parts_agree_with_the_model_within_the_rounding() -> None:
         assert np.abs(rows[piece.first : piece.stop] - wanted).max() < 1 / 256 + 1e-5
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 90), min_size=1, max_size=5))
-def test_rows_with_all_parts_have_the_same_bits_however_the_stream_is_cut(cuts: list[int]) -> None:
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([GATED, COMPOSED]), st.lists(st.integers(0, 90), min_size=1, max_size=5))
+def test_rows_with_all_parts_have_the_same_bits_however_the_stream_is_cut(recipe: ModelRecipe, cuts: list[int]) -> None:
     """Chunks of any lengths give the bits of one chunk: pairs and smears look back over the cuts."""
     tokens = make_tokens(sum(cuts))
-    weights = make_weights(GATED)
-    whole = StepPredictor(weights, GATED, SCORE, V, BOUNDARY).predict(make_chunk(tokens)).all_rows(0)
-    predictor, at = StepPredictor(weights, GATED, SCORE, V, BOUNDARY), 0
+    weights = make_weights(recipe)
+    whole = StepPredictor(weights, recipe, SCORE, V, BOUNDARY).predict(make_chunk(tokens)).all_rows(0)
+    predictor, at = StepPredictor(weights, recipe, SCORE, V, BOUNDARY), 0
     for size in cuts:
         chunk = make_chunk(tokens[at : at + size])
         assert (predictor.predict(chunk).all_rows(0) == whole[at : at + size]).all()

@@ -2,7 +2,7 @@
 
 Legend: N positions, D width, V vocabulary. Logits before the softcap are given for the states as they are; a delta
 shifts all of them by the same `E delta`, so a step of a fit costs two products of a matrix and a vector. An empty head
-[0, V] and a softcap of 0 stand for rows that only a bias is added to.
+[0, V] and softcaps of 0 stand for rows that only a bias is added to.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def shift_of(delta_D: Any, head_DV: Any) -> Any:
 
 
 @njit(cache=True, error_model="numpy")
-def write_rows(logits_NV: Any, shift_V: Any, softcap: float, bias_V: Any, out_NV: Any) -> None:
+def write_rows(logits_NV: Any, shift_V: Any, softcaps: tuple[float, float], bias_V: Any, out_NV: Any) -> None:
     """Log-probabilities [N, V] in nats of z = c tanh((logits + shift) / c) + bias."""
     tanh_V, z_V = np.empty(len(bias_V)), np.empty(len(bias_V))
     for n in range(len(logits_NV)):
-        _capped(logits_NV[n], shift_V, softcap, bias_V, tanh_V, z_V)
+        _capped(logits_NV[n], shift_V, softcaps, bias_V, tanh_V, z_V)
         log_softmax_into(z_V, out_NV[n])
 
 
@@ -48,7 +48,7 @@ def write_rows(logits_NV: Any, shift_V: Any, softcap: float, bias_V: Any, out_NV
 def evaluate(
     logits_NV: Any,
     head_DV: Any,
-    softcap: float,
+    softcaps: tuple[float, float],
     targets_N: Any,
     delta_D: Any,
     bias_V: Any,
@@ -63,7 +63,7 @@ def evaluate(
     push_V, sum_V = np.zeros(vocab), np.zeros(vocab)  # by the logits before and after the softcap
     loss = 0.0
     for n in range(count):
-        _capped(logits_NV[n], shift_V, softcap, bias_V, tanh_V, z_V)
+        _capped(logits_NV[n], shift_V, softcaps, bias_V, tanh_V, z_V)
         log_softmax_into(z_V, log_V)
         loss -= log_V[targets_N[n]]
         exp_into(log_V, log_V, vocab)
@@ -81,20 +81,22 @@ def evaluate(
 
 
 @njit(cache=True, error_model="numpy")
-def _capped(logits_V: Any, shift_V: Any, softcap: float, bias_V: Any, tanh_V: Any, z_V: Any) -> None:
+def _capped(logits_V: Any, shift_V: Any, softcaps: tuple[float, float], bias_V: Any, tanh_V: Any, z_V: Any) -> None:
     """z [V], and the tanh in it (0, that is a slope of 1, without a softcap)."""
     vocab = len(z_V)
-    if softcap == 0.0:
+    above, below = softcaps
+    if above == 0.0:
         for v in range(vocab):
             tanh_V[v] = 0.0
             z_V[v] = logits_V[v] + bias_V[v]
         return
     for v in range(vocab):
-        z_V[v] = min(max(2.0 * (logits_V[v] + shift_V[v]) / softcap, -STEEPEST), STEEPEST)
+        z = logits_V[v] + shift_V[v]
+        z_V[v] = min(max(2.0 * z / (above if z > 0.0 else below), -STEEPEST), STEEPEST)
     exp_into(z_V, tanh_V, vocab)
     for v in range(vocab):  # tanh(x) = 1 - 2 / (exp(2 x) + 1)
         tanh_V[v] = 1.0 - 2.0 / (tanh_V[v] + 1.0)
-        z_V[v] = softcap * tanh_V[v] + bias_V[v]
+        z_V[v] = (above if tanh_V[v] > 0.0 else below) * tanh_V[v] + bias_V[v]
 
 
 @njit(cache=True, error_model="numpy")

@@ -1,6 +1,7 @@
 """From what a model gives for a position, and SLOT's offsets, to a row; with the gradient that fits the offsets.
 
-`z = c tanh(E (h + delta) / c) + b`: a delta [D] before the head, a bias [V] after the softcap (spec pr1430.md 4.2).
+`z = c tanh(E (h + delta) / c) + b`: a delta [D] before the head, a bias [V] after the softcap (spec pr1430.md 4.2),
+whose `c` is one for logits above 0 and another for the rest where the model has two (spec pr2140.md 2.3).
 Legend: N positions, D width, V vocabulary, F features of a position (its state [D], or its row [V] where nothing but
 the bias is fitted), P parameters: delta, then bias, as far as they are fitted.
 """
@@ -36,16 +37,18 @@ class FixedReadout:
     """The readout in NumPy and numba: sums in one fixed order, the same bits on every machine.
 
     `on` names what is fitted: "hidden" (delta), "logits" (bias) or "both"; the first and the last read states, and
-    need the head `head_DV` and its `softcap`.
+    need the head `head_DV` and its `softcaps`, of logits above 0 and of the others.
     """
 
-    def __init__(self, on: str, vocab_size: int, head_DV: Float32 | None = None, softcap: float = 0.0) -> None:
+    def __init__(
+        self, on: str, vocab_size: int, head_DV: Float32 | None = None, softcaps: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
         self.reads_states = on != "logits"
         if self.reads_states and head_DV is None:
             raise ValueError(f"offsets on {on!r} need the head of the model")
         none = np.zeros((0, vocab_size), dtype=np.float32)
         self._head_DV = none if head_DV is None or not self.reads_states else head_DV
-        self._softcap = softcap if self.reads_states else 0.0
+        self._softcaps = softcaps if self.reads_states else (0.0, 0.0)
         self._width = len(self._head_DV)
         self._biased = on != "hidden"
         self.parameters = self._width + (vocab_size if self._biased else 0)
@@ -59,7 +62,7 @@ class FixedReadout:
             gradient_P = np.zeros(self.parameters)
             grad_D, grad_V = self._split(gradient_P)
             loss = evaluate(
-                logits_NV, self._head_DV, self._softcap, targets_N, delta_D, bias_V, self._biased, grad_D, grad_V
+                logits_NV, self._head_DV, self._softcaps, targets_N, delta_D, bias_V, self._biased, grad_D, grad_V
             )
             return float(loss), gradient_P
 
@@ -69,7 +72,7 @@ class FixedReadout:
         """See `Readout`."""
         delta_D, bias_V = self._split(parameters_P)
         rows_NV = np.empty((len(features_NF), self._head_DV.shape[1]))
-        write_rows(self._logits(features_NF), shift_of(delta_D, self._head_DV), self._softcap, bias_V, rows_NV)
+        write_rows(self._logits(features_NF), shift_of(delta_D, self._head_DV), self._softcaps, bias_V, rows_NV)
         return rows_NV
 
     def _logits(self, features_NF: Float64) -> Float64:

@@ -13,14 +13,14 @@ from paramgolf.predict.slot_fit import Objective
 
 
 class TorchReadout:
-    """See `slot_readout.Readout`; `head_VD` is the head of the model, kept as float64."""
+    """See `slot_readout.Readout`; `head_VD` is the head of the model, kept as float64, with its two `softcaps`."""
 
-    def __init__(self, on: str, head_VD: Tensor, softcap: float) -> None:
+    def __init__(self, on: str, head_VD: Tensor, softcaps: tuple[float, float]) -> None:
         vocab_size, width = head_VD.shape
         self.reads_states = on != "logits"
         self._device = head_VD.device
         self._head_VD = head_VD.detach().double() if self.reads_states else None
-        self._softcap = softcap
+        self._softcaps = softcaps
         self._width = width if self.reads_states else 0
         self._biased = on != "hidden"
         self.parameters = self._width + (vocab_size if self._biased else 0)
@@ -64,6 +64,9 @@ class TorchReadout:
         tanh_NV = None
         if self._head_VD is not None:
             shift_V = torch.mv(self._head_VD, parameters[: self._width])
-            tanh_NV = ((logits_NV + shift_V) / self._softcap).tanh_()
-            logits_NV = self._softcap * tanh_NV
+            logits_NV = logits_NV + shift_V
+            above, below = self._softcaps
+            cap = above if above == below else torch.full_like(logits_NV, below).masked_fill_(logits_NV > 0, above)
+            tanh_NV = (logits_NV / cap).tanh_()
+            logits_NV = cap * tanh_NV
         return (logits_NV + parameters[self._width :] if self._biased else logits_NV), tanh_NV

@@ -1,7 +1,7 @@
 """The neural model one token at a time: the frames of `WindowPredictor`, bits that are the same on every machine.
 
-Legend: T positions of a chunk (one lane), L layers, D width, G key/value heads, K channels of a head, W window,
-V vocabulary.
+Legend: T positions of a chunk (one lane), R visits of layers, D width, G key/value heads, K channels of a head, W
+window, V vocabulary.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class StepPredictor:
 
     def readout(self, on: str) -> FixedReadout:
         """How SLOT's offsets `on` states or logits make rows, the same bits everywhere (not rounded to 1/256)."""
-        return FixedReadout(on, self.vocab_size, self._weights.head_DV, self._weights.softcap)
+        return FixedReadout(on, self.vocab_size, self._weights.head_DV, self._weights.softcaps)
 
     def predict(self, chunk: Chunk) -> StepRows:
         """Rows of a chunk [1, T]; computes on a copy of the frame where the chunk leaves the present one."""
@@ -125,9 +125,9 @@ class StepPredictor:
 
     def _empty_frame(self) -> _Frame:
         recipe, window = self._recipe, self.grid.window
-        shape = recipe.layers, recipe.kv_heads
-        keys_LGKW = np.zeros((*shape, recipe.head_size(), window), dtype=np.float32)
-        return _Frame(StepCache(keys_LGKW, np.zeros((*shape, window, recipe.head_size()), dtype=np.float32)))
+        shape = recipe.visits(), recipe.kv_heads
+        keys_RGKW = np.zeros((*shape, recipe.head_size(), window), dtype=np.float32)
+        return _Frame(StepCache(keys_RGKW, np.zeros((*shape, window, recipe.head_size()), dtype=np.float32)))
 
     def _empty_rows(self, count: int) -> tuple[Float64, Float64]:
         return np.zeros((count, self.vocab_size)), np.zeros((count, self._recipe.width))
@@ -156,4 +156,4 @@ class StepPredictor:
             h_TD = states_TD[part]
             forward(self._weights, frame.cache, inputs, frame.filled, h_TD)
             frame.filled += len(inputs) - lead
-            head_rows(h_TD, self._weights.head_DV, self._weights.softcap, rows_TV[part])
+            head_rows(h_TD, self._weights.head_DV, self._weights.softcaps, rows_TV[part])

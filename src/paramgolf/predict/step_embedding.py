@@ -12,7 +12,7 @@ import numpy as np
 
 from paramgolf.predict.protocol import Float64, Int64
 from paramgolf.predict.step_math import copy_normalised, multiply
-from paramgolf.predict.step_weights import EmbeddingWeights, Float32
+from paramgolf.predict.step_weights import EmbeddingWeights, Float32, sigmoid_of
 
 HERE_KEY, BEFORE_KEY = 36313, 27191  # spec pr549.md 2.4
 
@@ -22,16 +22,17 @@ def embed(w: EmbeddingWeights, tokens_N: Int64, at: int, stop: int, first: int) 
 
     What comes before them in their frame comes before them in `tokens_N`, two tokens of it at most.
     """
-    if not len(w.smear_D):
-        return _embed_alone(w, tokens_N, at, stop, first)
-    lead = min(first, 1)
+    shares, gated = len(w.smear_D) > 0, len(w.smear_N1) > 0
+    lead = min(first, 1) if shares or gated else 0
     x_TD = _embed_alone(w, tokens_N, at - lead, stop, first - lead)
-    before_TD = np.zeros((stop - at, x_TD.shape[1]))
-    before_TD[1 - lead :] = x_TD[:-1]
-    before_TD[tokens_N[at:stop] == w.smear_boundary] = 0.0
-    here_TD = x_TD[lead:]
-    mixed_TD: Float64 = here_TD + w.smear_D * (before_TD - here_TD)
-    return mixed_TD
+    if gated:
+        here_TD, before_TD = _here_and_before(w, x_TD, tokens_N[at:stop], lead)
+        x_TD = here_TD + _share_of_the_one_before(w, here_TD) * before_TD
+    copy_normalised(x_TD, 1.0, x_TD)
+    if shares:
+        here_TD, before_TD = _here_and_before(w, x_TD, tokens_N[at:stop], lead)
+        x_TD = here_TD + w.smear_D * (before_TD - here_TD)
+    return x_TD
 
 
 def embed_values(w: EmbeddingWeights, tokens_T: Int64) -> Float64:
@@ -39,8 +40,23 @@ def embed_values(w: EmbeddingWeights, tokens_T: Int64) -> Float64:
     return w.value_scale * _product(w.value_VE[tokens_T], w.value_EC) if len(w.value_VE) else np.empty((0, 0))
 
 
+def _here_and_before(w: EmbeddingWeights, x_TD: Float64, tokens_T: Int64, lead: int) -> tuple[Float64, Float64]:
+    """The rows of `tokens_T`, which has `lead` rows less than `x_TD`, and for each the one before it, or nought."""
+    before_TD = np.zeros((len(tokens_T), x_TD.shape[1]))
+    before_TD[1 - lead :] = x_TD[:-1]
+    before_TD[tokens_T == w.smear_boundary] = 0.0
+    return x_TD[lead:], before_TD
+
+
+def _share_of_the_one_before(w: EmbeddingWeights, here_TD: Float64) -> Float64:
+    """How much of the place before each row adds to itself, [T, 1] (spec pr2140.md 2.3)."""
+    score_T1 = np.empty((len(here_TD), 1))
+    multiply(np.ascontiguousarray(here_TD[:, : len(w.smear_N1)]), w.smear_N1, score_T1)
+    return w.smear_scale * sigmoid_of(score_T1)
+
+
 def _embed_alone(w: EmbeddingWeights, tokens_N: Int64, at: int, stop: int, first: int) -> Float64:
-    """`embed` without the share of the place before."""
+    """Tokens and pairs, before the first norm and without the share of the place before."""
     x_TD: Float64 = w.token_VD[tokens_N[at:stop]].astype(np.float64)
     if len(w.pair_BP):
         last = len(w.pair_BP) - 1
@@ -49,7 +65,6 @@ def _embed_alone(w: EmbeddingWeights, tokens_N: Int64, at: int, stop: int, first
         here, before = tokens_N[at + alone : stop], tokens_N[at + alone - 1 : stop - 1]
         bucket_T[alone:] = ((HERE_KEY * here) ^ (BEFORE_KEY * before)) % last
         x_TD += w.pair_scale * _product(w.pair_BP[bucket_T], w.pair_PD)
-    copy_normalised(x_TD, 1.0, x_TD)
     return x_TD
 
 

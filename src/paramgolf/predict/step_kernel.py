@@ -1,8 +1,9 @@
 """The GPT of `ModelRecipe` for some tokens at a time with a key/value cache: float64, one fixed order of summation.
 
-Legend: T inputs of a block, N inputs of a call with those before it, L layers, D width, H query heads, G key/value
-heads, K channels of a head, C = G K, J keys, values and scores of gates side by side, M channels of the MLP, U
-those with their gates, W window, V vocabulary, Q rows of queries. Plain reference: `paramgolf.model.gpt.GPT`.
+Legend: T inputs of a block, N inputs of a call with those before it, L layers, R visits of layers, S U-Net skips, D
+width, H query heads, G key/value heads, K channels of a head, C = G K, J keys, values and scores of gates side by side,
+M channels of the MLP, U those with their gates, W window, V vocabulary, Q rows of queries. Plain reference:
+`paramgolf.model.gpt.GPT`.
 
 The layers are one compiled function that calls small ones, few levels deep: numba optimises all that a function calls
 anew in every caller, and a new machine waits for that.
@@ -18,6 +19,7 @@ from numba import njit
 
 from paramgolf.predict.fixed_math import exp_into, log_softmax_into
 from paramgolf.predict.step_embedding import embed, embed_values
+from paramgolf.predict.step_gates import gate_heads, keep_served, put_served
 from paramgolf.predict.step_math import (
     add_scaled,
     attend,
@@ -28,20 +30,23 @@ from paramgolf.predict.step_math import (
     multiply_live,
     normalise,
     rotate,
-    sigmoid,
     square,
 )
-from paramgolf.predict.step_weights import LayerWeights, StepWeights
+from paramgolf.predict.step_stream import add_to_lanes, average, join, mix
+from paramgolf.predict.step_weights import LayerWeights, RouteWeights, StepWeights
 
 BLOCK = 32  # inputs that go through all layers together: what they need stays in the cache of a core
 LOGIT_STEPS = 256.0  # logits are rounded to multiples of 1/256
 
 
 class StepCache(NamedTuple):
-    """Keys (channels before positions, so that scores vectorise) and values of one frame, rounded to float32."""
+    """Keys (channels before positions, so that scores vectorise) and values of one frame, rounded to float32.
 
-    keys_LGKW: Any
-    values_LGWK: Any
+    Each visit has its own: a layer that runs again reads what it made of the stream as it then was.
+    """
+
+    keys_RGKW: Any
+    values_RGWK: Any
 
 
 def forward(w: StepWeights, cache: StepCache, tokens_N: Any, first: int, out_TD: Any) -> None:
@@ -60,46 +65,68 @@ def forward(w: StepWeights, cache: StepCache, tokens_N: Any, first: int, out_TD:
         start_TD = embed(w.embedding, tokens_N, lead + begin, lead + stop, first + begin)
         value_TC = embed_values(w.embedding, tokens_N[lead + begin : lead + stop])
         h_TD = out_TD[begin - unread : stop - unread] if wanted else np.empty_like(start_TD)
-        run_layers(w.layers, cache, first + begin, wanted, start_TD, value_TC, h_TD)
+        run_layers(w.layers, w.route, cache, first + begin, wanted, start_TD, value_TC, h_TD)
         begin = stop
 
 
 @njit(cache=True, error_model="numpy")
 def run_layers(
-    w: LayerWeights, cache: StepCache, first: int, wanted: bool, start_TD: Any, value_TC: Any, h_TD: Any
+    w: LayerWeights,
+    r: RouteWeights,
+    cache: StepCache,
+    first: int,
+    wanted: bool,
+    start_TD: Any,
+    value_TC: Any,
+    h_TD: Any,
 ) -> None:
-    """States after all layers of inputs at places first.. of their frame, from the stream before any.
+    """States after all visits of inputs at places first.. of their frame, from the stream before any.
 
-    Unless they are `wanted`, the last layer makes keys and values only, and `h_TD` is left with no meaning.
+    Unless they are `wanted`, the last visit makes keys and values only, and `h_TD` is left with no meaning. Where
+    attention and MLP run in parallel, `h_TD` is the lane that attention reads, `side_TD` that of the MLP.
     """
     count, width = h_TD.shape
-    layers, skips = len(w.query_LDD), len(w.skip_SD)
-    channels = cache.values_LGWK.shape[1] * cache.values_LGWK.shape[3]
+    visits = len(r.layer_R)
+    channels = cache.values_RGWK.shape[1] * cache.values_RGWK.shape[3]
     x_TD, y_TD = np.empty((count, width)), np.empty((count, width))
+    side_TD = np.empty((count if len(r.kept_L2) else 0, width))
     both_TJ = np.empty((count, w.key_value_LDJ.shape[2]))
     first_TC = np.empty((count, channels))
     up_TU, hidden_TM = np.empty((count, w.up_LDU.shape[2])), np.empty((count, w.down_LMD.shape[1]))
     place_T, open_T = np.empty(count, dtype=np.int64), np.empty(count)
-    kept_STD = np.empty((skips, count, width))
+    kept_STD = np.empty((len(r.skip_SD), count, width))
+    kept, split, ones_2 = 0, False, np.ones(2)
     copy(start_TD, h_TD)
-    for layer in range(layers):
-        if skips <= layer < 2 * skips:
-            add_scaled(h_TD, kept_STD[2 * skips - 1 - layer], w.skip_SD[layer - skips])
+    for visit in range(visits):
+        layer, parallel = r.layer_R[visit], r.parallel_R[visit]
+        if parallel and not split:
+            split = True
+            copy(h_TD, side_TD)
+        if r.joins_R[visit] >= 0:
+            kept -= 1
+            join(h_TD, kept_STD[kept], r.skip_SD[r.joins_R[visit]], r.skip_gate_SD[r.joins_R[visit]])
+        read_TD = h_TD
         if len(w.mix_L2D):
-            mix(h_TD, start_TD, w.mix_L2D[layer])
-        keys_GKW, values_GWK = cache.keys_LGKW[layer], cache.values_LGWK[layer]
-        copy_normalised(h_TD, w.depth_L[layer], x_TD)
+            read_TD = x_TD if parallel else h_TD  # a lane itself stays as it is
+            mix(h_TD, start_TD, w.mix_L2D[layer], read_TD)
+        keys_GKW, values_GWK = cache.keys_RGKW[visit], cache.values_RGWK[visit]
+        copy_normalised(read_TD, w.depth_L[layer], x_TD)
         multiply(x_TD, w.key_value_LDJ[layer], both_TJ)
-        add_values(both_TJ, value_TC, w.value_gain_L[layer], first_TC, w.value_mix_L2[layer], layer == 0)
+        add_values(both_TJ, value_TC, w.value_gain_L[layer], first_TC, w.value_mix_L2[layer], visit == 0)
         keep_keys_values(both_TJ, w.turn_WJ2, first, keys_GKW, values_GWK)
-        if layer == layers - 1 and not wanted:
+        if visit == visits - 1 and not wanted:
             return
         multiply(x_TD, w.query_LDD[layer], y_TD)
         read_heads(y_TD, w.gain_LH[layer], w.turn_WJ2, first, keys_GKW, values_GWK, w.excludes_L[layer])
-        gate_heads(y_TD, both_TJ, w.gate_bias_LH[layer])
+        gate_heads(y_TD, both_TJ, w.gate_scale, w.gate_bias_LH[layer])
         multiply(y_TD, w.output_LDD[layer], x_TD)
-        add_scaled(h_TD, x_TD, w.attention_scale_LD[layer])
-        copy_normalised(h_TD, w.depth_L[layer], x_TD)
+        if parallel:
+            copy_normalised(side_TD, w.depth_L[layer], y_TD)  # first: the MLP does not see what attention read
+            add_to_lanes(h_TD, side_TD, x_TD, w.attention_scale_LD[layer], r.kept_L2[layer], r.added_L22[layer, 0])
+            copy(y_TD, x_TD)
+        else:
+            add_scaled(h_TD, x_TD, w.attention_scale_LD[layer])
+            copy_normalised(h_TD, w.depth_L[layer], x_TD)
         served = count
         if w.routed_L[layer]:
             served = keep_served(x_TD, w.router_LD[layer], w.router_bias_L[layer], place_T, open_T)
@@ -112,23 +139,21 @@ def run_layers(
             multiply(hidden_TM[:served], w.down_LMD[layer], y_TD[:served])
         if w.routed_L[layer]:
             put_served(y_TD, served, place_T, open_T)
-        add_scaled(h_TD, y_TD, w.mlp_scale_LD[layer])
-        if layer < skips:
-            copy(h_TD, kept_STD[layer])
+        if parallel:
+            add_to_lanes(h_TD, side_TD, y_TD, w.mlp_scale_LD[layer], ones_2, r.added_L22[layer, 1])
+        else:
+            add_scaled(h_TD, y_TD, w.mlp_scale_LD[layer])
+        if r.keeps_R[visit]:
+            copy(h_TD, kept_STD[kept])
+            kept += 1
+    if split:
+        average(h_TD, side_TD)
     copy_normalised(h_TD, 1.0, h_TD)
 
 
 @njit(cache=True, error_model="numpy")
-def mix(h_TD: Any, start_TD: Any, mix_2D: Any) -> None:
-    """The stream and the first embedding, each with a gain for every channel, into the stream."""
-    for t in range(len(h_TD)):
-        for d in range(h_TD.shape[1]):
-            h_TD[t, d] = mix_2D[0, d] * h_TD[t, d] + mix_2D[1, d] * start_TD[t, d]
-
-
-@njit(cache=True, error_model="numpy")
 def add_values(both_TJ: Any, value_TC: Any, gain: float, first_TC: Any, mix_2: Any, is_first: bool) -> None:
-    """Value embeddings for the values, then the first layer's share, which that layer leaves in `first_TC`."""
+    """Value embeddings for the values, then the first visit's share, which that visit leaves in `first_TC`."""
     channels = first_TC.shape[1]
     for t in range(len(both_TJ)):
         own_C = both_TJ[t, channels : 2 * channels]
@@ -140,53 +165,6 @@ def add_values(both_TJ: Any, value_TC: Any, gain: float, first_TC: Any, mix_2: A
                 if is_first:
                     first_TC[t, c] = own_C[c]
                 own_C[c] = mix_2[0] * first_TC[t, c] + mix_2[1] * own_C[c]
-
-
-@njit(cache=True, error_model="numpy")
-def gate_heads(y_TD: Any, both_TJ: Any, bias_H: Any) -> None:
-    """What each head read, in place, times the sigmoid of its score, which stands last in a row of `both_TJ`."""
-    heads = len(bias_H)
-    if heads == 0:
-        return
-    size = y_TD.shape[1] // heads
-    for t in range(len(y_TD)):
-        gate_H = both_TJ[t, both_TJ.shape[1] - heads :]
-        for n in range(heads):
-            gate_H[n] += bias_H[n]
-        sigmoid(gate_H)
-        for d in range(y_TD.shape[1]):
-            y_TD[t, d] *= gate_H[d // size]
-
-
-@njit(cache=True, error_model="numpy")
-def keep_served(x_TD: Any, router_D: Any, bias: float, place_T: Any, open_T: Any) -> int:
-    """Move the rows with a score above 0 to the top; their number, places, and 2 sigmoid(score) - 1."""
-    served = 0
-    for t in range(len(x_TD)):
-        score = bias
-        for d in range(x_TD.shape[1]):
-            score += x_TD[t, d] * router_D[d]
-        if score > 0.0:
-            place_T[served], open_T[served] = t, score
-            for d in range(x_TD.shape[1]):
-                x_TD[served, d] = x_TD[t, d]
-            served += 1
-    sigmoid(open_T[:served])
-    for n in range(served):
-        open_T[n] = 2.0 * open_T[n] - 1.0
-    return served
-
-
-@njit(cache=True, error_model="numpy")
-def put_served(y_TD: Any, served: int, place_T: Any, open_T: Any) -> None:
-    """The first `served` rows back to their places, each times its opening; 0 in all others."""
-    n = served - 1
-    for t in range(len(y_TD) - 1, -1, -1):  # from the last: no row is written before it is read
-        is_served = n >= 0 and place_T[n] == t
-        for d in range(y_TD.shape[1]):
-            y_TD[t, d] = open_T[n] * y_TD[n, d] if is_served else 0.0
-        if is_served:
-            n -= 1
 
 
 @njit(cache=True, error_model="numpy")
@@ -233,17 +211,18 @@ def read_heads(
 
 
 @njit(cache=True, error_model="numpy")
-def head_rows(h_TD: Any, head_DV: Any, softcap: float, out_TV: Any) -> None:
-    """Log-probabilities [T, V] in nats of states [T, D]."""
+def head_rows(h_TD: Any, head_DV: Any, softcaps: tuple[float, float], out_TV: Any) -> None:
+    """Log-probabilities [T, V] in nats of states [T, D]; logits above 0 have a cap of their own."""
+    above, below = softcaps
     multiply(h_TD, head_DV, out_TV)
     vocab = out_TV.shape[1]
     powers = np.empty(vocab)
     for t in range(len(out_TV)):
         row = out_TV[t]
         for v in range(vocab):
-            row[v] = 2.0 * row[v] / softcap
+            row[v] = 2.0 * row[v] / (above if row[v] > 0.0 else below)
         exp_into(row, powers, vocab)
         for v in range(vocab):  # tanh(x) = 1 - 2 / (exp(2 x) + 1)
-            capped = softcap * (1.0 - 2.0 / (powers[v] + 1.0))
+            capped = (above if row[v] > 0.0 else below) * (1.0 - 2.0 / (powers[v] + 1.0))
             powers[v] = math.floor(capped * LOGIT_STEPS + 0.5) / LOGIT_STEPS
         log_softmax_into(powers, row)

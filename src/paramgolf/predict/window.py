@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paramgolf.kernels.loss import caps_of
 from paramgolf.model.gpt import GPT
 from paramgolf.predict.frames import FrameGrid
 from paramgolf.predict.lean_forward import lean_hidden, lean_logits
@@ -98,7 +99,7 @@ class WindowPredictor:
 
     def readout(self, on: str) -> TorchReadout:
         """How SLOT's offsets `on` states or logits make rows with the head of the model as it is now."""
-        return TorchReadout(on, self.model.embedding.weight, self.model.recipe.softcap)
+        return TorchReadout(on, self.model.embedding.weight, caps_of(self.model.softcap))
 
     def predict(self, chunk: Chunk) -> WindowRows:
         """Rows of the chunk [B, T], computed when they are asked for."""
