@@ -2,19 +2,21 @@
 
 What gives, in this order: documents of carried text, from the end; then integers of ±1, if they may be pruned and
 pruning all of them is enough; then coarseness, 1 to `MAX_COARSENESS`; then bits, one fewer for every integer with the
-coarseness starting again at 1.
+coarseness starting again at 1. Where steps are allocated (`allocation.py`), coarseness alone gives, both ways: what is
+left of the budget is filled with finer steps.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 
 from paramgolf.errors import BudgetError
+from paramgolf.squeeze.landing import Range, land, slack_of
 from paramgolf.squeeze.prune import fewest
 
 MAX_COARSENESS = 4.0
@@ -35,6 +37,7 @@ class Setting:
 
 
 Size = Callable[[Setting], int]
+ByTensor = Callable[[Setting], Mapping[str, int]]
 
 
 def fit_to_budget(
@@ -44,6 +47,7 @@ def fit_to_budget(
     documents: Sequence[int],
     bits: int,
     ones: Callable[[], int] | None = None,
+    by_tensor: ByTensor | None = None,
 ) -> Setting:
     """The finest setting whose `size` in bytes is at most `budget`; where text gives, to within 0.2 % of the budget.
 
@@ -70,9 +74,50 @@ def fit_to_budget(
         smallest = size(coarsest)
         if smallest <= budget:
             return _finest(size, budget, coarsest)
-    raise BudgetError(
-        f"a budget of {budget:,} bytes is too small: this model takes at least {smallest:,} bytes "
-        f"(2 bits, coarseness {MAX_COARSENESS:g}, no carried text); use a smaller model or a larger budget"
+    raise _hopeless(budget, smallest, f"2 bits, coarseness {MAX_COARSENESS:g}, no carried text", coarsest, by_tensor)
+
+
+def fit_allocated(
+    size: Size,
+    budget: int,
+    *,
+    documents: Sequence[int],
+    allocated: Range,
+    by_tensor: ByTensor | None = None,
+) -> Setting:
+    """The same where steps are allocated: the file ends within `slack_of(budget)` below the budget.
+
+    `allocated` tells the bytes that a coarseness is expected to take. All documents stay if the file then fits at
+    coarseness 1, and steps grow finer until it is full; else as many stay as fit there; without any the steps grow
+    coarser. Only a model whose finest steps do not fill the budget ends below that. `size` is asked once for a setting.
+    Raises `BudgetError` as `fit_to_budget`.
+    """
+    size = cache(size)
+    count = len(documents)
+    most = size(Setting(count))
+    if most > budget and count:
+        least = size(Setting(0))
+        if least <= budget:
+            count = _most_documents(size, budget, least, documents, most)
+        else:
+            count = 0
+    coarseness = land(lambda c: size(Setting(count, c)), budget, slack_of(budget), allocated)
+    if coarseness is None:
+        coarsest = Setting(0, allocated.coarsest)
+        says = f"steps times {allocated.coarsest:g}, no carried text"
+        raise _hopeless(budget, size(coarsest), says, coarsest, by_tensor)
+    return Setting(count, coarseness)
+
+
+def _hopeless(budget: int, smallest: int, how: str, setting: Setting, by_tensor: ByTensor | None) -> BudgetError:
+    """By how much the budget is missed, and the three tensors that cost most."""
+    dear = ""
+    if by_tensor is not None:
+        found = sorted(by_tensor(setting).items(), key=lambda item: (-item[1], item[0]))[:3]
+        dear = "\nmost bytes go to " + ", ".join(f"{name} ({taken:,})" for name, taken in found)
+    return BudgetError(
+        f"a budget of {budget:,} bytes is {smallest - budget:,} too small: this model takes at least {smallest:,} "
+        f"bytes ({how}); use a smaller model or a larger budget{dear}"
     )
 
 
