@@ -29,14 +29,16 @@ def checked_ids(ids: npt.ArrayLike, vocab_size: int) -> npt.NDArray[np.integer]:
 class PieceBytes:
     """The bytes of every piece, laid end to end, so that ids decode by one gather.
 
-    `lengths` int64 [V] is the number of bytes of each piece.
+    `lengths` int64 [V] is the number of bytes of each piece, `flat` uint8 all of them, and `ends` int64 [V] where each
+    piece ends there.
     """
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         spelled = list(pieces)
         self.lengths = np.array([len(piece) for piece in spelled], dtype=np.int64)
-        self._starts = np.cumsum(self.lengths) - self.lengths
-        self._flat = np.frombuffer(b"".join(spelled), dtype=np.uint8)
+        self.ends = np.cumsum(self.lengths)
+        self._starts = self.ends - self.lengths
+        self.flat = np.frombuffer(b"".join(spelled), dtype=np.uint8)
 
     def decode(self, ids: npt.ArrayLike) -> bytes:
         """The bytes of all ids, one after the other; raise `TokenizerError` for an id outside the vocabulary."""
@@ -48,5 +50,5 @@ class PieceBytes:
         ends = np.cumsum(lengths)
         # Byte k of the output is byte k - (start of its piece there) of the piece.
         source = np.arange(ends[-1]) + np.repeat(self._starts[ids] - (ends - lengths), lengths)
-        gathered: bytes = self._flat[source].tobytes()
+        gathered: bytes = self.flat[source].tobytes()
         return gathered

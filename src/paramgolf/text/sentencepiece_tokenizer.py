@@ -96,6 +96,20 @@ class SentencePieceTokenizer:
         """The `.model` file."""
         return self._bytes_of_model
 
+    def normalised_offsets(self, text: str) -> npt.NDArray[np.int64]:
+        """Which character of `text` each character of what the model makes of it begins at, and the end: int64."""
+        offsets: list[int] = self._model.normalize(text, with_offsets=True)[1]
+        return np.array(offsets, dtype=np.int64)
+
+    def character_ends(self, ids: TokenIds) -> npt.NDArray[np.int64]:
+        """Characters of the normalised text that the first tokens hold, for 0..n tokens: int64 [n + 1].
+
+        A character that is spelled in byte pieces belongs to the last of them.
+        """
+        characters, continues = self._characters
+        unfinished = np.append(continues[ids[1:]], False)[: len(ids)]
+        return np.concatenate([[0], np.cumsum(np.where(unfinished, 0, characters[ids]))])
+
     def _plain(self, text: str) -> TokenIds:
         return np.array(self._model.encode(text), dtype=np.int32)
 
@@ -156,6 +170,15 @@ class SentencePieceTokenizer:
             return False
         piece = self.proto.pieces[int(ids[0])]
         return piece.kind is not PieceKind.BYTE and not piece.silent() and piece.text.startswith(SPACE_MARK)
+
+    @cached_property
+    def _characters(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Of each piece: its characters, and whether it goes on with a character that another byte piece began."""
+        pieces = self.proto.pieces
+        spelled = [piece.kind is PieceKind.BYTE for piece in pieces]
+        characters = [1 if byte else 0 if piece.silent() else len(piece.text) for piece, byte in zip(pieces, spelled)]
+        continues = [byte and piece.to_bytes()[0] & 0xC0 == 0x80 for piece, byte in zip(pieces, spelled)]
+        return np.array(characters, dtype=np.int64), np.array(continues, dtype=np.bool_)
 
     def _find_byte_ids(self) -> TokenIds | None:
         """Id of each of the 256 bytes, or None if one of them has no byte piece."""

@@ -19,7 +19,7 @@ class Tokenizer(Protocol):
     """
 
     @property
-    def kind(self) -> str: ...  # "sentencepiece" or "bytes"
+    def kind(self) -> str: ...  # "sentencepiece", "caseops" (over a transformed text) or "bytes"
 
     @property
     def vocab_size(self) -> int: ...
@@ -46,19 +46,27 @@ def tokenizer_from_bytes(kind: str, model: bytes) -> Tokenizer:
     """Read back what `to_bytes` gave; raise `TokenizerError` if it is damaged or of an unknown kind."""
     from paramgolf.errors import TokenizerError
     from paramgolf.text.byte_tokenizer import ByteTokenizer
+    from paramgolf.text.caseops_tokenizer import CaseOpsTokenizer
     from paramgolf.text.sentencepiece_tokenizer import SentencePieceTokenizer
 
     if kind == "sentencepiece":
         return SentencePieceTokenizer(model)
+    if kind == "caseops":
+        return CaseOpsTokenizer(model)
     if kind == "bytes":
         return ByteTokenizer.from_bytes(model)
-    raise TokenizerError(f"unknown tokenizer kind {kind!r}; known: sentencepiece, bytes")
+    raise TokenizerError(f"unknown tokenizer kind {kind!r}; known: sentencepiece, caseops, bytes")
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
-    """The byte tokenizer for the word `bytes`, else a SentencePiece `.model` file; raise `TokenizerError`."""
+    """The byte tokenizer for the word `bytes`, else a SentencePiece `.model` file; raise `TokenizerError`.
+
+    A model that has the four CaseOps operators as symbols of its own is one over CaseOps streams.
+    """
     from paramgolf.errors import TokenizerError
     from paramgolf.text.byte_tokenizer import ByteTokenizer
+    from paramgolf.text.caseops_tokenizer import has_operators
+    from paramgolf.text.model_proto import read_model_proto
 
     if str(name) == "bytes":
         return ByteTokenizer()
@@ -68,6 +76,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     except OSError as error:
         raise TokenizerError(f"cannot read tokenizer {path}: {error.strerror}; give a .model file or 'bytes'") from None
     try:
-        return tokenizer_from_bytes("sentencepiece", model)
+        kind = "caseops" if has_operators(read_model_proto(model)) else "sentencepiece"
+        return tokenizer_from_bytes(kind, model)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}; give a .model file or 'bytes'") from None
