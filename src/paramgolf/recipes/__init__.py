@@ -10,6 +10,7 @@ from paramgolf.recipes.baseline import baseline
 from paramgolf.recipes.pr549 import pr549, pr549_1gpu, pr549_tiny
 from paramgolf.recipes.pr1185 import pr1185, pr1185_1gpu, pr1185_tiny
 from paramgolf.recipes.pr1430 import pr1430, pr1430_1gpu, pr1430_tiny
+from paramgolf.recipes.pr2140 import pr2140, pr2140_1gpu, pr2140_tiny
 from paramgolf.recipes.quickstart import quickstart
 
 __all__ = ["RECIPE_NAMES", "get_recipe"]
@@ -25,6 +26,9 @@ _BUILDERS = {
     "pr549": pr549,
     "pr549_1gpu": pr549_1gpu,
     "pr549_tiny": pr549_tiny,
+    "pr2140": pr2140,
+    "pr2140_1gpu": pr2140_1gpu,
+    "pr2140_tiny": pr2140_tiny,
     "quickstart": quickstart,
 }
 RECIPE_NAMES = tuple(sorted(_BUILDERS))
