@@ -14,7 +14,7 @@ from paramgolf.errors import BudgetError, RecipeError
 from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, SqueezeRecipe, TokenizerRecipe
 from paramgolf.squeeze.fit import Setting, fit_to_budget
-from paramgolf.squeeze.matrices import matrix_names
+from paramgolf.squeeze.matrices import matrix_names, rounded_names
 from paramgolf.squeeze.quantized import Quantized
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 
@@ -174,3 +174,116 @@ def test_rows_on_the_floor_are_counted():
         for setting in (Setting(0), Setting(0, 1.7)):
             assert Packer(recipe, TOKENIZER, small, (), hessians()).floored_share(setting) == 1.0
             assert Packer(recipe, TOKENIZER, large, (), hessians()).floored_share(setting) == 0.0
+
+
+EVERY_PART = ModelRecipe(
+    layers=3,
+    width=32,
+    heads=2,
+    kv_heads=1,
+    mlp_ratio=2.0,
+    unet=True,
+    skip_gates=True,
+    smear="gated",
+    gate_channels=4,
+    looped_layers=(1,),
+    loops=2,
+    parallel_layers=1,
+    sparse_gates=True,
+    asymmetric_softcap=True,
+    residual_mix=True,
+    block_scales=True,
+)
+PARTS = SqueezeRecipe(
+    matrix_bits=5,
+    embedding_bits=6,
+    small_bits=16,
+    gate_bits=8,
+    clip="sigma",
+    quantiser="gptq",
+    wide_groups=2,
+    wide_columns=8,
+    corrected_tensors=3,
+    correction_rank=2,
+)
+
+
+def with_every_part(**changes):
+    """Recipe, weights and Hessians of a model of #2140, in which the first layer's queries read loud channels."""
+    squeeze = dataclasses.replace(PARTS, **changes)
+    recipe = dataclasses.replace(RECIPE, model=EVERY_PART, squeeze=squeeze)
+    shapes = tensor_shapes(EVERY_PART, TOKENIZER.vocab_size)
+    rng = np.random.default_rng(5)
+    made = {name: np.asarray(rng.normal(0, 0.2, shape), np.float32) for name, shape in shapes.items()}
+    made["blocks.1.sparse_gate.weight"][:] = 0
+    made["blocks.2.mlp.up.weight"][3] = 0.25
+    moments = {}
+    for name in rounded_names(shapes, squeeze):
+        columns = shapes[name][1]
+        mixed = rng.normal(0, 1, (3 * columns, columns)) @ rng.normal(0, 1, (columns, columns))
+        moments[name] = (mixed.T @ mixed / columns).astype(np.float32)
+    loud = np.where(np.arange(32) // 8 == 2, 9.0, 1.0)
+    moments["blocks.0.attention.query.weight"] *= np.outer(loud, loud).astype(np.float32)
+    return recipe, made, moments
+
+
+def test_a_model_of_2140_packs_with_all_its_parts(tmp_path):
+    """Wide columns, corrections, int8 gates and the rounded embedding pass the proof in a new process, to the bit."""
+    recipe, trained, moments = with_every_part()
+    report = pack(recipe, TOKENIZER, trained, (), tmp_path / "model.pyz", hessians=moments)
+    packer = Packer(recipe, TOKENIZER, trained, (), moments)
+    tensors = packer.tensors(report.setting)
+    opened = open_artifact(report.path).weights
+    assert all((opened[name] == values).all() for name, values in packer.artifact(report.setting).weights.items())
+    quantised = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Quantized)}
+    wide = {name: tensor.wide for name, tensor in quantised.items() if tensor.wide}
+    assert wide["blocks.0.attention.query.weight"].starts == (16,)
+    assert sum(len(part.starts) for part in wide.values()) == 2
+    assert 1 <= sum(tensor.correction is not None for tensor in quantised.values()) <= 3
+    assert quantised["blocks.0.sparse_gate.weight"].bits == 8
+    assert not opened["blocks.1.sparse_gate.weight"].any()
+    assert np.isfinite(opened["blocks.2.mlp.up.weight"]).all()
+    assert opened["blocks.2.mlp.up.weight"][3].any()
+    assert sum(report.bytes_by_tensor.values()) < report.bytes_by_member["weights"] + 8 * len(tensors) + 4000
+
+
+def test_each_part_of_the_squeeze_can_be_switched_off():
+    """Without wide columns and corrections there are none; the error is then no smaller, the file no larger."""
+    recipe, trained, moments = with_every_part()
+    bare, _, _ = with_every_part(wide_groups=0, corrected_tensors=0, gate_bits=0)
+    mine, plain = (Packer(r, TOKENIZER, trained, (), moments) for r in (recipe, bare))
+    setting = Setting(0)
+    assert all(
+        t.wide is None and t.correction is None for t in plain.tensors(setting).values() if isinstance(t, Quantized)
+    )
+    assert plain.tensors(setting)["blocks.0.sparse_gate.weight"].dtype == np.float16
+    assert mine.error(setting)[0] < plain.error(setting)[0]
+    assert plain.weights_file(setting).data != mine.weights_file(setting).data
+
+
+def test_the_embedding_is_rounded_as_the_head():
+    """With clip sigma the tied embedding's error under its Hessian is below plain rounding's; it must have one."""
+    recipe, trained, moments = with_every_part(wide_groups=0, corrected_tensors=0)
+    near = dataclasses.replace(recipe, squeeze=dataclasses.replace(recipe.squeeze, quantiser="nearest"))
+    losses = []
+    for r in (recipe, near):
+        stored = Packer(r, TOKENIZER, trained, (), moments).artifact(Setting(0)).weights["embedding.weight"]
+        error = stored.astype(np.float64) - trained["embedding.weight"]
+        losses.append(np.einsum("rc,cd,rd->", error, moments["embedding.weight"].astype(np.float64), error))
+    assert losses[0] < 0.8 * losses[1]
+    del moments["embedding.weight"]
+    with pytest.raises(RecipeError, match=r"no Hessian for embedding\.weight"):
+        Packer(recipe, TOKENIZER, trained, (), moments)
+
+
+def test_all_parts_survive_a_budget_that_takes_bits(tmp_path):
+    """Fewer bits narrow wide columns too; the file at the smallest size still reads back."""
+    recipe, trained, moments = with_every_part()
+    packer = Packer(recipe, TOKENIZER, trained, (), moments)
+    for setting in (Setting(0, 3.0), Setting(0, 1.0, 2), Setting(0, 4.0, 4)):
+        path = tmp_path / f"{setting.coarseness}-{setting.fewer_bits}.pyz"
+        path.write_bytes(packer.file(setting))
+        expected = packer.artifact(setting).weights
+        assert all((expected[name] == values).all() for name, values in open_artifact(path).weights.items())
+        wide = [t.wide.part.bits for t in packer.tensors(setting).values() if isinstance(t, Quantized) and t.wide]
+        assert set(wide) == {8 - setting.fewer_bits}

@@ -79,13 +79,15 @@ def test_scores_of_the_spec():
 
 
 def test_the_best_groups_of_all_tensors():
-    """Groups are ranked over all tensors, the first of equal ones; starts ascend; more than there are is all."""
-    scores = {"a": np.array([1.0, 5.0, 2.0]), "b": np.array([5.0, 7.0]), "c": np.zeros(0)}
+    """Groups are ranked over all tensors, the first of equal ones; starts ascend; one of each tensor stays narrow."""
+    scores = {"a": np.array([1.0, 5.0, 2.0]), "b": np.array([5.0, 7.0]), "c": np.zeros(0), "d": np.array([99.0])}
     assert choose_groups(scores, 1, 8) == {"b": Groups((8,), 8)}
     assert choose_groups(scores, 2, 8) == {"a": Groups((8,), 8), "b": Groups((8,), 8)}
-    assert choose_groups(scores, 4, 8) == {"a": Groups((8, 16), 8), "b": Groups((0, 8), 8)}
-    assert choose_groups(scores, 99, 8) == {"a": Groups((0, 8, 16), 8), "b": Groups((0, 8), 8)}
+    assert choose_groups(scores, 3, 8) == {"a": Groups((8, 16), 8), "b": Groups((8,), 8)}
+    assert choose_groups(scores, 99, 8) == {"a": Groups((8, 16), 8), "b": Groups((8,), 8)}
     assert choose_groups(scores, 0, 8) == {}
+    equal = {"a": np.ones(3), "b": np.ones(2)}
+    assert choose_groups(equal, 1, 8) == {"a": Groups((0,), 8)}
 
 
 def problem(seed=0, rows=24, columns=80):

@@ -18,6 +18,7 @@ from paramgolf.artifact.weights_file import Raw, WeightsFile, as_float32, write_
 from paramgolf.errors import RecipeError
 from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipe import Recipe
+from paramgolf.squeeze.correction import Corrections, correct
 from paramgolf.squeeze.fit import Setting
 from paramgolf.squeeze.hessian import Hessians
 from paramgolf.squeeze.matrices import matrix_names, rounded_names, visits_of
@@ -130,8 +131,18 @@ class Packer:
             tensors, ones = self._tensors_of(setting)
             if setting.pruned and ones is not None:
                 tensors = tensors | ones.without(setting.pruned)
+            tensors = tensors | self._corrected(tensors)
             self._squeezed = (key, write_weights(tensors), tensors)
         return self._squeezed[1:]
+
+    def _corrected(self, tensors: Mapping[str, Quantized | Raw]) -> dict[str, Quantized]:
+        """Those that the recipe has corrected, whose error includes whatever was pruned."""
+        squeeze = self.recipe.squeeze
+        if not squeeze.corrected_tensors:
+            return {}
+        how = Corrections(squeeze.corrected_tensors, squeeze.correction_rank, squeeze.correction_form)
+        quantised = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Quantized)}
+        return correct(self.weights, quantised, how)
 
     def _tensors_of(self, setting: Setting) -> tuple[dict[str, Quantized | Raw], Ones | None]:
         """The tensors before any pruning, and what could be pruned."""

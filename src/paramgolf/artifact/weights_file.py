@@ -1,13 +1,18 @@
 """`weights.bin`: the checked binary format of the weights. No pickle, no code, nothing that is trusted.
 
     magic "PGOLFWTS", version u32
-    section  header: deflated JSON {"tensors": [[name, shape, bits], ...], "books": [bits, ...], "fine_steps": bool}
-    section  codebook of the steps, one of the places of fine steps if there are any, one for each width in "books"
+    section  header: deflated JSON {"tensors": [[name, shape, bits], ...], "main": books, "factors": books}, where a
+             tensor with further parts has a fourth entry {"wide": [bits, size, starts], "low_rank": [form, rank]},
+             either of the two alone or both, and books are {"widths": [bits, ...], "fine_steps": bool}
+    section  of the main books, then of the factors': codebook of the steps, one of the places of fine steps if there
+             are any, one for each of the widths
     section  one for each tensor: its code (squeeze.coder); when bits are 16 or 32 its little-endian floats, deflated:
-             the first byte of each, then the second of each, ... (exponents shrink, mantissas hardly)
+             the first byte of each, then the second of each, ... (exponents shrink, mantissas hardly). After it one for
+             its wide columns, and two for the factors of its correction, if it has them
     CRC-32 of all bytes before it
 
-A section is: length u32, CRC-32 u32, bytes. Integers are little-endian.
+A section is: length u32, CRC-32 u32, bytes. Integers are little-endian. Factors have tables of their own: their
+integers reach one further below 0 than those of the weights.
 """
 
 from __future__ import annotations
@@ -17,13 +22,14 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from paramgolf.artifact.reader import ByteReader, inflate, parse_json_object, section
+from paramgolf.artifact.weights_layout import RAW_TYPES, Layout, describe_parts, factors_of, plain_parts
 from paramgolf.errors import ArtifactError
 from paramgolf.squeeze.codebook import Codebook
 from paramgolf.squeeze.coder import Codebooks, decode_tensor, encode_tensor, fit_codebooks
@@ -34,11 +40,10 @@ Raw = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 Shapes = Mapping[str, tuple[int, ...]]
 
 MAGIC = b"PGOLFWTS"
-VERSION = 2
+VERSION = 3
 MAX_PARAMETERS = 1 << 28  # a gigabyte of float32
 MAX_TENSORS = 16_384
 MAX_HEADER = 1 << 20
-RAW_TYPES = {16: "<f2", 32: "<f4"}  # by bits
 _FRONT = struct.Struct("<8sI")
 
 
@@ -53,16 +58,38 @@ class WeightsFile:
 def write_weights(tensors: Mapping[str, Quantized | Raw]) -> WeightsFile:
     """The file for tensors that are quantised, or raw floats; the same tensors always give the same bytes."""
     quantised = [tensor for tensor in tensors.values() if isinstance(tensor, Quantized)]
-    books = fit_codebooks(quantised) if quantised else None
-    widths = sorted(books.values) if books else []
-    entries = [[name, list(tensor.shape), _bits(tensor)] for name, tensor in tensors.items()]
-    shared = [books.steps, *([books.places] if books.places else []), *books.values.values()] if books else []
-    header = {"tensors": entries, "books": widths, "fine_steps": bool(books and books.places)}
+    main = _fit([part for tensor in quantised for part in plain_parts(tensor)])
+    factors = _fit([factor for tensor in quantised for factor in factors_of(tensor)])
+    header = {
+        "tensors": [_entry(name, tensor) for name, tensor in tensors.items()],
+        "main": _describe(main),
+        "factors": _describe(factors),
+    }
     parts = [_FRONT.pack(MAGIC, VERSION), section(zlib.compress(_json(header), 9))]
-    parts += [section(book.to_bytes()) for book in shared]
-    codes = {name: section(_encode(tensor, books)) for name, tensor in tensors.items()}
+    parts += [section(book.to_bytes()) for books in (main, factors) for book in _in_order(books)]
+    codes = {name: _encode(tensor, main, factors) for name, tensor in tensors.items()}
     body = b"".join([*parts, *codes.values()])
     return WeightsFile(body + _crc(body), {name: len(code) for name, code in codes.items()})
+
+
+def _fit(tensors: list[Quantized]) -> Codebooks | None:
+    return fit_codebooks(tensors) if tensors else None
+
+
+def _describe(books: Codebooks | None) -> dict[str, Any]:
+    return {"widths": sorted(books.values) if books else [], "fine_steps": bool(books and books.places)}
+
+
+def _in_order(books: Codebooks | None) -> list[Codebook]:
+    if books is None:
+        return []
+    return [books.steps, *([books.places] if books.places else []), *books.values.values()]
+
+
+def _entry(name: str, tensor: Quantized | Raw) -> list[Any]:
+    bits = tensor.bits if isinstance(tensor, Quantized) else 8 * tensor.dtype.itemsize
+    further = describe_parts(tensor) if isinstance(tensor, Quantized) else {}
+    return [name, list(tensor.shape), bits, *([further] if further else [])]
 
 
 def read_weights(data: bytes, shapes: Shapes) -> dict[str, Float32]:
@@ -72,7 +99,12 @@ def read_weights(data: bytes, shapes: Shapes) -> dict[str, Float32]:
     are missing, unknown or of another shape, and on numbers that are not finite.
     """
     tensors = read_tensors(data, shapes)
-    return {name: as_float32(tensor) for name, tensor in tensors.items()}
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = {name: as_float32(tensor) for name, tensor in tensors.items()}
+    endless = [name for name, values in weights.items() if not np.isfinite(values).all()]
+    if endless:
+        raise ArtifactError(f"weights: {', '.join(endless[:4])} has steps so large that its weights are not finite")
+    return weights
 
 
 def as_float32(tensor: Quantized | Raw) -> Float32:
@@ -89,65 +121,97 @@ def read_tensors(data: bytes, shapes: Shapes) -> dict[str, Quantized | Raw]:
         raise ArtifactError("weights: the checksum of the whole does not fit; the file is damaged or cut short")
     reader = ByteReader(body, "weights")
     magic, version = _FRONT.unpack(reader.take(_FRONT.size, "the front"))
+    if magic == MAGIC and version < VERSION:
+        raise ArtifactError(
+            f"weights: they are of version {version}, which an earlier paramgolf wrote; this one reads version "
+            f"{VERSION}: pack the run again, or run the file by itself, for it carries its reader"
+        )
     if magic != MAGIC or version != VERSION:
         raise ArtifactError(f"weights: magic {magic!r} version {version}; expected {MAGIC!r} version {VERSION}")
     header = parse_json_object(
         inflate(reader.section("the header"), MAX_HEADER, "weights: the header"), "weights: the header"
     )
-    bits = _check_header(header, shapes)
-    books = _read_books(reader, header["books"], header["fine_steps"])
-    tensors = {name: _decode(reader.section(name), name, shapes[name], bits[name], books) for name in shapes}
+    layouts = _check_header(header, shapes)
+    main = _read_books(reader, header["main"], "", below=0)
+    factors = _read_books(reader, header["factors"], " of the factors", below=1)
+    tensors = {name: _read_tensor(reader, layout, main, factors) for name, layout in layouts.items()}
     reader.end()
     return tensors
 
 
-def _check_header(header: dict[str, Any], shapes: Shapes) -> dict[str, int]:
-    """Bits of each tensor, once names, order and shapes are those of the model."""
+def _check_header(header: dict[str, Any], shapes: Shapes) -> dict[str, Layout]:
+    """How each tensor is stored, once names, order and shapes are those of the model."""
     kinds = {name: type(part) for name, part in header.items()}
-    if kinds != {"tensors": list, "books": list, "fine_steps": bool}:
-        raise ArtifactError("weights: the header should list tensors and books, and say whether steps are fine")
-    entries, books = header["tensors"], header["books"]
+    if kinds != {"tensors": list, "main": dict, "factors": dict}:
+        raise ArtifactError("weights: the header should list tensors, and describe the books of main and factors")
+    for books in (header["main"], header["factors"]):
+        if {name: type(part) for name, part in books.items()} != {"widths": list, "fine_steps": bool}:
+            raise ArtifactError("weights: books should list widths, and say whether steps are fine")
+    entries = header["tensors"]
     if len(entries) != len(shapes) or len(entries) > MAX_TENSORS:
         raise ArtifactError(f"weights: {len(entries)} tensors, the recipe's model has {len(shapes)}")
-    bits: dict[str, int] = {}
+    layouts: dict[str, Layout] = {}
     for entry, (name, shape) in zip(entries, shapes.items()):
-        if not (isinstance(entry, list) and len(entry) == 3 and entry[:2] == [name, list(shape)]):
+        if not (isinstance(entry, list) and len(entry) in (3, 4) and entry[:2] == [name, list(shape)]):
             raise ArtifactError(f"weights: found {str(entry)[:80]} where the recipe's model has {name} {list(shape)}")
-        bits[name] = entry[2]
-    if not all(type(b) is int and (2 <= b <= 8 or b in RAW_TYPES) for b in bits.values()):
-        raise ArtifactError(f"weights: bits are 2..8, 16 or 32, found {sorted(set(map(str, bits.values())))}")
-    if books != sorted({b for b in bits.values() if b not in RAW_TYPES}):
-        raise ArtifactError("weights: the codebooks are not those of the tensors")
-    return bits
+        layouts[name] = Layout.of(name, shape, entry[2], entry[3] if len(entry) == 4 else {})
+    for which, widths in (("main", "widths"), ("factors", "factor_widths")):
+        if header[which]["widths"] != sorted({b for layout in layouts.values() for b in getattr(layout, widths)()}):
+            raise ArtifactError("weights: the codebooks are not those of the tensors")
+    return layouts
 
 
-def _read_books(reader: ByteReader, widths: list[int], fine_steps: bool) -> Codebooks | None:
-    if not widths:
+def _read_books(reader: ByteReader, described: dict[str, Any], of: str, below: int) -> Codebooks | None:
+    """Tables of integers that reach `below` further below 0 than above it."""
+    if not described["widths"]:
         return None
-    steps = Codebook.from_bytes(reader.section("the codebook of the steps"))
-    places = Codebook.from_bytes(reader.section("the codebook of fine steps")) if fine_steps else None
+    steps = Codebook.from_bytes(reader.section(f"the codebook{of} of the steps"))
+    places = Codebook.from_bytes(reader.section(f"the codebook{of} of fine steps")) if described["fine_steps"] else None
     if places and (places.alphabet[0] < 0 or places.alphabet[-1] >= LOW_VALUES):
-        raise ArtifactError(f"weights: the codebook of fine steps is outside 0..{LOW_VALUES - 1}")
-    values = {bits: Codebook.from_bytes(reader.section(f"the codebook of int{bits}")) for bits in widths}
+        raise ArtifactError(f"weights: the codebook{of} of fine steps is outside 0..{LOW_VALUES - 1}")
+    values = {
+        bits: Codebook.from_bytes(reader.section(f"the codebook{of} of int{bits}")) for bits in described["widths"]
+    }
     for bits, book in values.items():
         largest = (1 << (bits - 1)) - 1
-        if np.abs(book.alphabet).max() > largest:
-            raise ArtifactError(f"weights: the codebook of int{bits} reaches beyond ±{largest}")
+        if book.alphabet[0] < -largest - below or book.alphabet[-1] > largest:
+            raise ArtifactError(f"weights: the codebook{of} of int{bits} reaches beyond ±{largest}")
     return Codebooks(values, steps, places)
 
 
-def _encode(tensor: Quantized | Raw, books: Codebooks | None) -> bytes:
+def _encode(tensor: Quantized | Raw, main: Codebooks | None, factors: Codebooks | None) -> bytes:
+    """All sections of a tensor."""
     if isinstance(tensor, Quantized):
-        assert books is not None
-        return encode_tensor(tensor, books)
+        assert main is not None
+        codes = [encode_tensor(part, main) for part in plain_parts(tensor)]
+        if factors is not None:
+            codes += [encode_tensor(factor, factors) for factor in factors_of(tensor)]
+        return b"".join(map(section, codes))
     width = tensor.dtype.itemsize
     floats = np.frombuffer(tensor.astype(RAW_TYPES[8 * width]).tobytes(), np.uint8)
-    return zlib.compress(floats.reshape(-1, width).T.tobytes(), 9)
+    return section(zlib.compress(floats.reshape(-1, width).T.tobytes(), 9))
 
 
-def _decode(payload: bytes, name: str, shape: tuple[int, ...], bits: int, books: Codebooks | None) -> Quantized | Raw:
-    if bits not in RAW_TYPES and books is not None:
-        return decode_tensor(payload, shape, bits, books)
+def _read_tensor(
+    reader: ByteReader, layout: Layout, main: Codebooks | None, factors: Codebooks | None
+) -> Quantized | Raw:
+    if layout.bits in RAW_TYPES:
+        return _read_raw(reader.section(layout.name), layout)
+    assert main is not None  # there is one for every width
+    rows = layout.rows()
+    plain = [
+        decode_tensor(reader.section(layout.name), (rows, columns), bits, main) for columns, bits in layout.parts()
+    ]
+    low_rank = [
+        replace(decode_tensor(reader.section(f"a factor of {layout.name}"), stored, bits, factors), shape=shape)
+        for stored, shape, bits in layout.factors()
+        if factors is not None
+    ]
+    return layout.compose(plain, low_rank)
+
+
+def _read_raw(payload: bytes, layout: Layout) -> Raw:
+    name, bits, shape = layout.name, layout.bits, layout.shape
     expected = bits // 8 * math.prod(shape)
     planes = inflate(payload, expected, f"weights: {name}")
     if len(planes) != expected:
@@ -157,10 +221,6 @@ def _decode(payload: bytes, name: str, shape: tuple[int, ...], bits: int, books:
     if not np.isfinite(values).all():
         raise ArtifactError(f"weights: {name} holds NaN or infinities")
     return values
-
-
-def _bits(tensor: Quantized | Raw) -> int:
-    return tensor.bits if isinstance(tensor, Quantized) else 8 * tensor.dtype.itemsize
 
 
 def _json(record: dict[str, Any]) -> bytes:

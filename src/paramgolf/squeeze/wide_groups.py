@@ -32,11 +32,18 @@ def group_scores(weight_RC: Float32, rms_C: Float64, size: int) -> Float64:
 
 
 def choose_groups(scores: Mapping[str, Float64], count: int, size: int) -> dict[str, Groups]:
-    """The `count` groups of highest score among all tensors, the first of equal ones; fewer where there are no more."""
+    """The `count` groups of highest score among all tensors, the first of equal ones; fewer where there are no more.
+
+    One group of each tensor stays narrow, however high its score.
+    """
     flat = [(score, name, group * size) for name, found in scores.items() for group, score in enumerate(found.tolist())]
-    chosen = sorted(flat, key=lambda entry: -entry[0])[:count]
-    starts = {name: sorted(start for _, of, start in chosen if of == name) for name in scores}
-    return {name: Groups(tuple(found), size) for name, found in starts.items() if found}
+    starts: dict[str, list[int]] = {name: [] for name in scores}
+    left = count
+    for _, name, start in sorted(flat, key=lambda entry: -entry[0]):
+        if left and len(starts[name]) < len(scores[name]) - 1:
+            starts[name].append(start)
+            left -= 1
+    return {name: Groups(tuple(sorted(found)), size) for name, found in starts.items() if found}
 
 
 def input_rms(hessian_CC: Float32, visits: int) -> Float64:
