@@ -79,7 +79,7 @@ class Trainer:
         for first in range(mine.start, mine.stop, self._pass_sequences(inputs_FW.shape[1])):
             part = slice(first, min(mine.stop, first + self._pass_sequences(inputs_FW.shape[1])))
             self._backward(inputs_FW[part], targets_FW[part], real)
-        self._gather_gradients()
+        add_up_gradients(self._trained, self._ranks)
         for still in self._still:
             still.without_gradient()
         norm = torch.nn.utils.clip_grad_norm_(self._trained, self._recipe.ttt_clip_norm)
@@ -108,18 +108,6 @@ class Trainer:
             loss = softcapped_loss(h_ND, head_VD, targets, self._model.softcap) * (len(targets) / real)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's
 
-    def _gather_gradients(self) -> None:
-        """Add the gradients up over the ranks; one that had no sequence takes part with zeros."""
-        for parameter in self._trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        if self._ranks.world == 1:
-            return
-        gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
-        flat = self._ranks.add(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
-
     def _restored(self) -> bool:
         with torch.no_grad():
             for tensor, kept in zip(self._moving(), self._kept, strict=True):
@@ -133,6 +121,19 @@ class Trainer:
     def _pass_sequences(self, window: int) -> int:
         on_cpu = self._model.embedding.weight.device.type == "cpu"
         return max(1, (PASS_TOKENS if on_cpu else GPU_PASS_TOKENS) // window)
+
+
+def add_up_gradients(parameters: list[torch.nn.Parameter], ranks: Ranks) -> None:
+    """Each gradient becomes its sum over the ranks; one that had no sequence takes part with zeros."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if ranks.world == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = ranks.add(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 class _Still:

@@ -1,0 +1,169 @@
+"""All weights train on documents that were already scored (phased test-time training, PR #1855, #2014, #2140).
+
+Once enough documents have ended, all of them are used once: cut at the window, each with the boundary before its first
+token, packed so that none sees another, in steps of `global_chunk` tokens on a cosine of the learning rate. Every token
+is the target of at most one step of a phase, no document is left out, and the ranks share each step by sequences of
+equal weight to a token (the published phase dropped the longest documents and the end of each chunk, doubled boundaries
+and weighed ranks unequally: spec pr2140.md 5.4 and 8, item 23). Settings: `ScoreRecipe.global_*`.
+
+Legend: N tokens of all sequences of a pass.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from paramgolf.kernels.varlen import Documents
+from paramgolf.model.gpt import GPT
+from paramgolf.predict.learning import Learning
+from paramgolf.predict.lora_layout import Part
+from paramgolf.predict.protocol import Chunk, Int64
+from paramgolf.predict.ttt_step import GPU_PASS_TOKENS, PASS_TOKENS, add_up_gradients
+from paramgolf.ranks import Ranks
+from paramgolf.recipe import ScoreRecipe
+
+
+class GlobalPhases:
+    """Collects the documents of a score and trains `model`, in place, when a phase is due.
+
+    With k = `global_phases` and N = `global_documents`, phase j (from 0) is due after floor(N (j + 1) / k) documents
+    have ended, and takes all that have ended by then. With several lanes the ends are looked at after every chunk, and
+    a document has ended when its lane begins the next; with one lane wherever the stream's length is a multiple of
+    `score.chunk`, and the boundary ends it. So both sides of a code agree on when.
+
+    An update whose gradient or weights are not finite is taken back, and no other phase is run.
+    """
+
+    def __init__(self, model: GPT, recipe: ScoreRecipe, boundary_id: int, lanes: int, ranks: Ranks) -> None:
+        self._model, self._recipe, self._ranks = model, recipe, ranks
+        self._boundary_id = boundary_id
+        self._open: list[list[Int64]] = [[] for _ in range(lanes)]
+        self._ended: list[Int64] = []
+        self._due = phase_documents(recipe)
+
+    def add(self, chunk: Chunk, parts: Sequence[Sequence[Part]]) -> None:
+        """Take in the tokens of a chunk that was scored; `parts` of every lane."""
+        if not self._due:
+            return
+        for b, of_lane in enumerate(parts):
+            if chunk.starts[b]:
+                self._end(b)
+            for part in of_lane:
+                self._open[b].append(chunk.tokens[b, part.column : part.column + part.stop - part.first].copy())
+                if part.ended:
+                    self._end(b)
+
+    def run_if_due(self, observed: int, learning: Learning) -> None:
+        """Train if enough documents have ended, and `observed` tokens are a place where that may be."""
+        if len(self._open) == 1 and observed % self._recipe.chunk:
+            return
+        if not self._due or len(self._ended) < self._due[0]:
+            return
+        begin = time.perf_counter()
+        self._due = [count for count in self._due if count > len(self._ended)]
+        steps = training_steps(self._ended, self._boundary_id, self._recipe)
+        taken = train_on_all(self._model, steps, self._recipe, self._ranks)
+        learning.updates += taken
+        if taken < len(steps):
+            self._due = []
+            learning.stopped = (
+                f"step {taken + 1} of {len(steps)} on all weights, after {observed:,} tokens, met numbers that are not "
+                "finite: the weights stay those before it"
+            )
+        if not self._due:
+            self._ended, self._open = [], [[] for _ in self._open]
+        learning.seconds += time.perf_counter() - begin
+
+    def _end(self, lane: int) -> None:
+        if self._open[lane]:
+            self._ended.append(np.concatenate(self._open[lane]))
+            self._open[lane] = []
+
+
+def phase_documents(recipe: ScoreRecipe) -> list[int]:
+    """After how many documents the phases are due, ascending; those that would have none fall away."""
+    counts = {recipe.global_documents * (j + 1) // recipe.global_phases for j in range(recipe.global_phases)}
+    return sorted(counts - {0})
+
+
+def training_steps(documents: Sequence[Int64], boundary_id: int, recipe: ScoreRecipe) -> list[list[Int64]]:
+    """The sequences of each step, at most `global_chunk` targets each unless a single sequence has more.
+
+    A sequence is a run of one document, at most `window` targets, with the token before it (the boundary at first).
+    """
+    sequences = []
+    for document in documents:
+        line = np.concatenate([[boundary_id], document])
+        sequences += [line[first : first + recipe.window + 1] for first in range(0, len(document), recipe.window)]
+    return runs(sequences, recipe.global_chunk)
+
+
+def runs(sequences: Sequence[Int64], most: int) -> list[list[Int64]]:
+    """Neighbouring sequences together, at most `most` targets a run, or one sequence alone."""
+    found: list[list[Int64]] = []
+    room = 0
+    for sequence in sequences:
+        if not found or len(sequence) - 1 > room:
+            found.append([])
+            room = most
+        found[-1].append(sequence)
+        room -= len(sequence) - 1
+    return found
+
+
+def global_rate(recipe: ScoreRecipe, step: int, chunks: int) -> float:
+    """The published learning rate: a cosine from `global_lr` at step 0 to 0 at chunk `chunks` - 1, which is skipped."""
+    return recipe.global_lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(chunks - 1, 1))))
+
+
+def train_on_all(model: GPT, steps: Sequence[Sequence[Int64]], recipe: ScoreRecipe, ranks: Ranks) -> int:
+    """One step of SGD with momentum for each of `steps`; how many were taken before numbers were not finite.
+
+    The gradient is that of the mean loss over all tokens of a step, added up over the ranks and clipped.
+    """
+    weights = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    optimizer = torch.optim.SGD(weights, lr=recipe.global_lr, momentum=recipe.global_momentum)
+    model.requires_grad_(True)
+    taken = 0
+    for index, sequences in enumerate(steps):
+        optimizer.param_groups[0]["lr"] = global_rate(recipe, index, len(steps) + 1)
+        before = [weight.detach().clone() for weight in weights]
+        for weight in weights:
+            weight.grad = None
+        _backward(model, sequences, ranks)
+        add_up_gradients(weights, ranks)
+        norm = torch.nn.utils.clip_grad_norm_(weights, recipe.global_clip_norm)
+        if math.isfinite(float(norm)):
+            optimizer.step()
+        finite = torch.stack([norm.isfinite(), *(weight.detach().isfinite().all() for weight in weights)])
+        if not bool(finite.all()):
+            with torch.no_grad():
+                for weight, old in zip(weights, before, strict=True):
+                    weight.copy_(old)
+            break
+        taken += 1
+    for weight in weights:
+        weight.grad = None
+    model.requires_grad_(False)
+    return taken
+
+
+def _backward(model: GPT, sequences: Sequence[Int64], ranks: Ranks) -> None:
+    """Add this rank's part of the gradient of the mean loss over all tokens of the sequences."""
+    device = model.embedding.weight.device
+    real = sum(len(sequence) - 1 for sequence in sequences)
+    mine = sequences[len(sequences) * ranks.rank // ranks.world : len(sequences) * (ranks.rank + 1) // ranks.world]
+    most = PASS_TOKENS if device.type == "cpu" else GPU_PASS_TOKENS
+    with torch.enable_grad():
+        for part in runs(mine, most):
+            lengths = [len(sequence) - 1 for sequence in part]
+            inputs_1N = torch.from_numpy(np.concatenate([sequence[:-1] for sequence in part])[None]).to(device)
+            targets_1N = torch.from_numpy(np.concatenate([sequence[1:] for sequence in part])[None]).to(device)
+            documents = Documents(torch.tensor(lengths, device=device), max(lengths))
+            loss = model.loss(inputs_1N, targets_1N, documents=documents) * (sum(lengths) / real)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's
