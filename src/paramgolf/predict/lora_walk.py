@@ -6,7 +6,7 @@ it is given and computes no further than what is asked for. With several lanes e
 and from how many tokens they get, in a stream from the tokens before; and every row takes the same way through the
 model, whether its piece is learnt from or not. So on a CPU a row has the same bits whatever comes after it.
 
-Legend: S lanes that take part in a step, W inputs, C positions of a piece, n positions of a part, D width, V vocabulary.
+Legend: S lanes that take part in a step, W inputs, C positions of a piece, n of a part, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class _Scored(NamedTuple):
 
 
 class _Lesson(NamedTuple):
-    """What some lanes learn from: the logits of a step with their graph, the lanes' places in it, and targets [S, C]."""
+    """What some lanes learn from: a step's logits with their graph, the lanes' places in it, targets [S, C]."""
 
     lanes: list[int]
     logits_SCV: Tensor
