@@ -2,7 +2,9 @@
 
 Rounding with steps s_R costs a tensor `loss(s) = sum over rows and columns of power_R * error²`, and takes `bytes(s)`;
 at a minimum of the sum of losses under a sum of bytes all tensors have one slope, -d loss / d bytes (Lagrange). Each
-tensor's steps grow by a factor of its own, `2^octaves`, from the steps that it is given.
+tensor's steps grow by a factor of its own, `2^octaves`, from the steps that it is given. Where rows have powers of
+their own, those steps are shaped first: the same argument wants a row's step to be `power^-1/2`, whatever its spread;
+halfway there from the steps given was as good or better on a trained model, as powers are estimates.
 
 Legend: R rows, C columns, P places of the grid of octaves. Errors and entropies are measured on a sample of each
 tensor's rows, not taken from the law of fine steps, so coarse steps and clipped integers are in them.
@@ -16,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from paramgolf.squeeze.gptq import Factor
 from paramgolf.squeeze.quantized import Float32, Float64
 from paramgolf.squeeze.rows import as_rows
 
 OCTAVES_P = np.arange(-3.0, 6.01, 0.25)
 FINEST, COARSEST = 2.0 ** float(OCTAVES_P[0]), 2.0 ** float(OCTAVES_P[-1])
+_PLACES = np.arange(OCTAVES_P.size)
+_STEP_UP = 1e-9  # octaves of slope at which a long edge is jumped
 SAMPLE = 1 << 16  # weights of a tensor that are measured
 
 
@@ -54,7 +57,8 @@ class Curve:
 class Allocation:
     """A family of steps with equal slopes, from fine to coarse."""
 
-    base: Mapping[str, Float64]
+    base: Mapping[str, Float64]  # steps of factor 1
+    shapes: Mapping[str, Float64]  # what they are times the steps that were given
     curves: Mapping[str, Curve]
 
     def factors(self, coarseness: float) -> dict[str, float]:
@@ -69,6 +73,11 @@ class Allocation:
         """Each tensor's steps [R], before they are put on the grid that the file stores."""
         factors = self.factors(coarseness)
         return {name: steps_R * factors[name] for name, steps_R in self.base.items()}
+
+    def row_factors(self, coarseness: float) -> dict[str, Float64]:
+        """The same as `steps`, over the steps that were given: a factor for each row [R]."""
+        factors = self.factors(coarseness)
+        return {name: shape_R * factors[name] for name, shape_R in self.shapes.items()}
 
     def predicted_bytes(self, coarseness: float) -> float:
         """Bytes of all integers by their entropies; classes, steps and tables come on top, GPTQ adds about 1 %."""
@@ -98,24 +107,29 @@ def allocate(
 ) -> Allocation:
     """Curves of all tensors of `steps` [R], which are those of coarseness 1; integers end at ±`largest`.
 
-    `powers` is the expected loss of a unit of squared error in one weight, for a tensor or each row [R]:
-    `rounding_power` times the tensor's sensitivity, in one unit for all tensors. The same input gives the same result.
+    `powers` is the expected loss of a unit of squared error in one weight, for a tensor or each row [R], in one unit
+    for all tensors (`Sensitivity.power`). The same input gives the same result.
     """
-    curves = {
-        name: tensor_curve(weights[name], steps_R, powers[name], largest[name]) for name, steps_R in steps.items()
-    }
-    return Allocation(dict(steps), curves)
+    shapes = {name: row_shape(steps_R, powers[name]) for name, steps_R in steps.items()}
+    base = {name: steps_R * shapes[name] for name, steps_R in steps.items()}
+    curves = {name: tensor_curve(weights[name], base_R, powers[name], largest[name]) for name, base_R in base.items()}
+    return Allocation(base, shapes, curves)
 
 
-def rounding_power(inputs: Factor | npt.NDArray[np.floating]) -> float:
-    """What a unit of squared error of a weight costs at the layer's output: a mean over the columns.
+def row_shape(steps_R: Float64, power: float | Float64) -> Float64:
+    """Factors [R] on steps, halfway to steps of `power^-1/2`, that keep their mean square; 1 where power is one number.
 
-    After plain rounding errors are independent, and the second moments [C, C] of the inputs count by their diagonal.
-    After GPTQ later columns have made up for all that they could, and its factor counts by its pivots.
+    A step of 0 stays 0.
     """
-    if isinstance(inputs, Factor):
-        return float(np.square(1 / np.diagonal(inputs.lower_CC)).mean())
-    return float(np.diagonal(inputs).astype(np.float64).mean())
+    power_R = np.broadcast_to(np.asarray(power, dtype=np.float64), steps_R.shape)
+    used_R = (steps_R > 0) & (power_R > 0)
+    if np.ndim(power) == 0 or not used_R.any():
+        return np.ones(steps_R.shape)
+    shape_R = np.ones(steps_R.shape)
+    shape_R[used_R] = np.sqrt(power_R[used_R] ** -0.5 / steps_R[used_R])
+    shaped_R = (steps_R * shape_R)[used_R]
+    shape_R[used_R] *= np.sqrt(np.square(steps_R[used_R]).mean() / np.square(shaped_R).mean())
+    return shape_R
 
 
 def tensor_curve(weight: npt.NDArray[np.floating], steps_R: Float64, power: float | Float64, largest: int) -> Curve:
@@ -150,13 +164,20 @@ def _entropy(integers_RC: Float64) -> float:
 
 
 def _slopes(bytes_P: Float64, loss_P: Float64) -> tuple[Float64, Float64]:
-    """log2 of the slopes of the lower convex hull of loss over bytes, ascending, and the octaves amid each edge."""
+    """log2 of the slopes of the lower convex hull of loss over bytes, ascending, and the octaves that have them."""
     hull = _hull(bytes_P, loss_P)
     if len(hull) < 2:  # nothing to gain by finer steps: a tensor of noughts, or one that costs no loss
         return np.zeros(1), OCTAVES_P[hull[:1]]
-    slopes = np.diff(loss_P[hull]) / -np.diff(bytes_P[hull])
-    places = OCTAVES_P[hull]
-    return np.log2(slopes), (places[1:] + places[:-1]) / 2
+    slopes = np.log2(np.diff(loss_P[hull]) / -np.diff(bytes_P[hull]))
+    edges = [(float(slopes[0]) - 1, float(OCTAVES_P[hull[0]]))]
+    for slope, fine, coarse in zip(slopes, hull, hull[1:]):
+        # Between neighbours of the grid the curve goes on bending; a longer edge spans places best for nothing.
+        ends = [(fine + coarse) / 2] if coarse == fine + 1 else [fine, coarse]
+        edges += [
+            (float(slope) + k * _STEP_UP, float(np.interp(end, _PLACES, OCTAVES_P))) for k, end in enumerate(ends)
+        ]
+    edges.append((float(slopes[-1]) + 1, float(OCTAVES_P[hull[-1]])))
+    return np.array([slope for slope, _ in edges]), np.array([place for _, place in edges])
 
 
 def _hull(bytes_P: Float64, loss_P: Float64) -> list[int]:
