@@ -404,7 +404,7 @@ class ScoreRecipe:
     lora_rank: int = 8  # of each lane's adapters
     lora_alpha: float = 16.0  # adapters count alpha / rank times
     lora_query_value: bool = False  # adapters of queries and values, besides keys, outputs, MLP and head
-    lora_chunk: int = 64  # tokens of a document between two steps of its adapters
+    lora_chunk: int = 32  # tokens of a document between two steps of its adapters
     lora_lr: float = 1e-3
     lora_beta2: float = 0.99  # of AdamW; its beta1 is 0
     lora_weight_decay: float = 0.5

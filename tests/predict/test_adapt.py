@@ -20,7 +20,17 @@ from paramgolf.text.text import HeldOutText
 TOKENIZER = ByteTokenizer()
 MODEL = ModelRecipe(layers=1, width=16, heads=2, kv_heads=1)
 # 100 tokens between updates: no chunk of the probes' usual length divides that.
-SCORE = ScoreRecipe(window=32, stride=20, chunk=50, ttt_chunk=100, ttt_lr=1e-2, ngram_order=3, cache_least_order=2)
+SCORE = ScoreRecipe(
+    lora_chunk=8,
+    lora_rank=2,
+    window=32,
+    stride=20,
+    chunk=50,
+    ttt_chunk=100,
+    ttt_lr=1e-2,
+    ngram_order=3,
+    cache_least_order=2,
+)
 
 
 def make_artifact() -> Artifact:

@@ -33,11 +33,12 @@ class Adaptation:
     """What is wrapped around the model, from the inside out: training, a fitted delta, a mixture with counts."""
 
     says: str
-    ttt: bool = False
+    learns: Literal["", "ttt", "lora"] = ""  # all weights from chunks of the stream, or adapters from each document
     slot: bool = False
     counts: Literal[
         "", "escapes", "laplace", "normcache", "gated-normcache", "backoff", "learnt-backoff", "discounting"
     ] = ""
+    tilt: bool = False  # toward the hint of a long context; around all else
     carried: bool = True  # whether the counts begin with the text that the artifact carries
     neural: bool = True
 
@@ -47,15 +48,19 @@ class Adaptation:
 
 ADAPTATIONS = {
     "none": Adaptation("the neural model alone"),
-    "ttt": Adaptation("the model trains on each chunk once it is scored (#549)", ttt=True),
+    "ttt": Adaptation("the model trains on each chunk once it is scored (#549)", learns="ttt"),
+    "lora": Adaptation("low-rank adapters train on each document as it is scored (#2140, one order)", learns="lora"),
+    "tilt": Adaptation("rows lean toward what followed the same 15 tokens before (#2140, token expert)", tilt=True),
+    "lora-tilt": Adaptation("adapters and tilt, in one order (#2140, repaired)", learns="lora", tilt=True),
     "slot": Adaptation("a delta of states and logits, fitted to tokens already scored (#1430, repaired)", slot=True),
-    "ttt-slot": Adaptation("both", ttt=True, slot=True),
+    "ttt-slot": Adaptation("both", learns="ttt", slot=True),
     "ngram": Adaptation("mixed with exact n-gram counts of the carried and the scored text", counts="escapes"),
     "ngram-fresh": Adaptation(
         "the same, but the counts start empty: carried text is left aside", counts="escapes", carried=False
     ),
     "ngram-only": Adaptation("the n-gram counts alone, without the model", counts="escapes", neural=False),
-    "ttt-ngram": Adaptation("test-time training, mixed with n-gram counts", ttt=True, counts="escapes"),
+    "ttt-ngram": Adaptation("test-time training, mixed with n-gram counts", learns="ttt", counts="escapes"),
+    "lora-ngram": Adaptation("low-rank adapters, mixed with n-gram counts", learns="lora", counts="escapes"),
     "slot-ngram": Adaptation("a fitted delta, mixed with n-gram counts", slot=True, counts="escapes"),
     "laplace": Adaptation("add-one on the longest known context, by entropy (#1185 as published)", counts="laplace"),
     "normcache": Adaptation("the model's row as the prior of long contexts (#1185, repaired)", counts="normcache"),
@@ -63,10 +68,10 @@ ADAPTATIONS = {
     "backoff": Adaptation("all orders back off to the next, by entropy (#1430, repaired)", counts="backoff"),
     "learnt-backoff": Adaptation("the same with shares that are learnt", counts="learnt-backoff"),
     "discounting": Adaptation("absolute discounting with shares that are learnt", counts="discounting"),
-    "ttt-normcache": Adaptation("test-time training and normcache (#1185, repaired)", ttt=True, counts="normcache"),
+    "ttt-normcache": Adaptation("test-time training and normcache (#1185, repaired)", learns="ttt", counts="normcache"),
     "slot-backoff": Adaptation("a fitted delta and backoff", slot=True, counts="backoff"),
     "ttt-slot-backoff": Adaptation(
-        "test-time training, a fitted delta and backoff (#1430, repaired)", ttt=True, slot=True, counts="backoff"
+        "test-time training, a fitted delta and backoff (#1430, repaired)", learns="ttt", slot=True, counts="backoff"
     ),
 }
 
@@ -102,12 +107,10 @@ def build_predictor(
     if not chosen.neural:
         return _escapes(artifact, lanes, carried=chosen.carried)
     neural: Predictor
-    if chosen.ttt:
-        from paramgolf.predict.ttt import TttPredictor
-
+    if chosen.learns:
         # A file is coded token by token: one frame at a time is all that a row needs. A GPU would train to other bits.
         window = _window(artifact, lanes, 1 if incremental else frames, ranks, on_cpu=incremental)
-        neural = TttPredictor(window, chunk=1 if incremental else None, tokens=tokens)
+        neural = _learning(chosen, window, chunk=1 if incremental else None, tokens=tokens)
     elif incremental:
         neural = _stepwise(artifact)
     else:
@@ -116,7 +119,8 @@ def build_predictor(
         from paramgolf.predict.slot import SlotPredictor
 
         neural = SlotPredictor(neural, artifact.recipe.score, lanes)
-    return _mixed(neural, artifact, chosen, lanes)
+    mixed = _mixed(neural, artifact, chosen, lanes)
+    return _tilted(mixed, artifact, lanes) if chosen.tilt else mixed
 
 
 def predictor_maker(
@@ -162,6 +166,27 @@ def _stepwise(artifact: Artifact) -> Predictor:
 
     recipe, tokenizer = artifact.recipe, artifact.tokenizer
     return StepPredictor(artifact.weights, recipe.model, recipe.score, tokenizer.vocab_size, tokenizer.boundary_id)
+
+
+def _learning(chosen: Adaptation, window: WindowPredictor, *, chunk: int | None, tokens: int | None) -> Predictor:
+    if chosen.learns == "ttt":
+        from paramgolf.predict.ttt import TttPredictor
+
+        return TttPredictor(window, chunk=chunk, tokens=tokens)
+    from paramgolf.predict.lora import LoraPredictor
+
+    return LoraPredictor(window, chunk=chunk, tokens=tokens)
+
+
+def _tilted(inner: Predictor, artifact: Artifact, lanes: int) -> Predictor:
+    from paramgolf.predict.tilt import TiltPredictor
+    from paramgolf.predict.tilt_experts import token_expert
+
+    tokenizer = artifact.tokenizer
+    expert = token_expert(
+        artifact.recipe.score, tokenizer.vocab_size, tokenizer.boundary_id, lanes, primer=artifact.primer
+    )
+    return TiltPredictor(inner, [expert])
 
 
 def _mixed(neural: Predictor, artifact: Artifact, chosen: Adaptation, lanes: int) -> Predictor:
