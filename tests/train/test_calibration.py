@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,12 @@ from paramgolf.errors import LeakError, RecipeError, RunError
 from paramgolf.kernels.norm import rms_norm
 from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.ranks import Ranks
-from paramgolf.recipe import ModelRecipe, Recipe, SqueezeRecipe, TokenizerRecipe
+from paramgolf.recipe import ModelRecipe, Recipe, TokenizerRecipe
 from paramgolf.recipes import get_recipe
-from paramgolf.squeeze.matrices import matrix_names, rounded_names
+from paramgolf.squeeze.matrices import matrix_names, rounded_names, visits_of
 from paramgolf.text.text import HeldOutText, TrainText
 from paramgolf.text.windows import TrainingWindows
-from paramgolf.train.calibration import BATCH_TOKENS, calibration_model, collect_hessians
+from paramgolf.train.calibration import BATCH_TOKENS, InputMoments, calibration_model, collect_hessians
 from paramgolf.train.own_text import OwnText
 
 VOCAB = 48
@@ -204,8 +206,67 @@ def test_weights_that_diverged_are_refused():
 
 def test_a_matrix_that_is_not_used_is_named():
     """A name that the forward pass never multiplies with raises, rather than staying without a Hessian."""
-    with pytest.raises(RunError, match=r"never multiplied with embedding\.weight"):
-        collect_hessians(model_of(PLAIN), [*names_of(PLAIN), "embedding.weight"], windows(), 2)
+    with pytest.raises(RunError, match=r"never multiplied with blocks\.0\.attention\.query_gain"):
+        collect_hessians(model_of(PLAIN), [*names_of(PLAIN), "blocks.0.attention.query_gain"], windows(), 2)
+
+
+def sigma_of(name):
+    """A system's recipe in which the head is rounded as well."""
+    recipe = get_recipe(name)
+    return replace(recipe, squeeze=replace(recipe.squeeze, clip="sigma", quantiser="gptq"))
+
+
+@torch.no_grad()
+def test_the_heads_inputs_are_the_last_norms_states():
+    """Spec pr2140.md 4.1: the embedding's Hessian is that of the final norm's output; only clip sigma asks for it."""
+    recipe = sigma_of("pr549_tiny")
+    model, source = model_of(recipe), windows()
+    assert "embedding.weight" in names_of(recipe) and "embedding.weight" not in names_of(get_recipe("pr549_tiny"))
+    found = collect_hessians(model, names_of(recipe), source, 4).hessians
+    assert set(found) == set(names_of(recipe))
+    rows = model.hidden(torch.from_numpy(source.batch(0, 4)[0])).flatten(0, 1).double().numpy()
+    assert found["embedding.weight"] == pytest.approx(rows.T @ rows / 4, rel=1e-4, abs=1e-4)
+    assert np.trace(found["embedding.weight"]) == pytest.approx(recipe.model.width * 12, rel=1e-3)
+
+
+def test_looped_blocks_are_summed_over_their_visits_and_lanes_seen_apart():
+    """Spec pr2140.md 4.1: with normalised inputs a trace counts visits, and a parallel MLP reads another lane."""
+    recipe = sigma_of("pr2140_tiny")
+    width = recipe.model.width
+    found = collect_hessians(model_of(recipe), names_of(recipe), windows(), 2).hessians
+    runs = visits_of(names_of(recipe), recipe.model)
+    for layer in range(recipe.model.layers):
+        name = f"blocks.{layer}.attention.query.weight"
+        assert runs[name] == (2 if layer in (2, 3) else 1)
+        scaled = width * 12 * runs[name] / (layer + 1)  # inputs are normalised, times 1 / sqrt(layer + 1)
+        assert np.trace(found[name]) == pytest.approx(scaled, rel=1e-3)
+        assert np.trace(found[f"blocks.{layer}.mlp.up.weight"]) == pytest.approx(scaled, rel=1e-3)
+        assert found[name] is found[f"blocks.{layer}.attention.value.weight"]
+        assert found[name] is not found[f"blocks.{layer}.mlp.up.weight"]
+
+
+def test_documents_see_themselves_alone():
+    """Windows cut at boundary tokens give the moments of their documents read one by one, each sequence a start too."""
+    recipe = sigma_of("pr2140_tiny")
+    model, names = model_of(recipe), names_of(recipe)
+    shard = np.random.default_rng(2).integers(2, VOCAB, 4000).astype(np.uint16)
+    shard[::7] = 1
+    source = TrainingWindows([shard], 16, 7)
+    found = collect_hessians(model, names, source, 3, separate_at=1).hessians
+    moments = InputMoments(model, names)
+    with torch.no_grad():
+        for tokens in source.batch(0, 3)[0]:
+            cuts = np.flatnonzero(tokens == 1)
+            for document in np.split(tokens, cuts[cuts > 0]):
+                with moments:
+                    h = model.hidden(torch.from_numpy(document)[None])
+                moments.add("embedding.weight", h)
+    for of in names:
+        expected = moments.sums[moments.first[of]].numpy() / 3
+        assert np.allclose(found[of], expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max())
+    together = collect_hessians(model, names, source, 3).hessians
+    last = f"blocks.{recipe.model.layers - 1}.mlp.down.weight"
+    assert not np.allclose(together[last], found[last], rtol=1e-2, atol=1e-2 * np.abs(found[last]).max())
 
 
 def partnered(sums):

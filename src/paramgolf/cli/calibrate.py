@@ -89,7 +89,9 @@ def _on_own_text(recipe: Recipe, tokenizer: Tokenizer, weights: Weights, ranks: 
 
     model = calibration_model(recipe, tokenizer.vocab_size, weights, tokenizer.boundary_id, ranks.device)
     source = OwnText(model, recipe.train.sequence, recipe.seed, TEMPERATURE, ranks.rank)
-    return collect_hessians(model, _names(recipe, weights), source, recipe.squeeze.calibration_sequences, ranks)
+    names, sequences = _names(recipe, weights), recipe.squeeze.calibration_sequences
+    apart = tokenizer.boundary_id if recipe.train.packed else None
+    return collect_hessians(model, names, source, sequences, ranks, separate_at=apart)
 
 
 def _on_training_text(recipe: Recipe, weights: Weights, data: TrainingData, ranks: Ranks, phase: Phase) -> Calibration:
@@ -99,8 +101,9 @@ def _on_training_text(recipe: Recipe, weights: Weights, data: TrainingData, rank
     model = calibration_model(recipe, data.tokenizer.vocab_size, weights, data.tokenizer.boundary_id, ranks.device)
     # Windows from everywhere in the text, whatever order training read it in.
     windows = TrainingWindows(data.shards, recipe.train.sequence, recipe.seed, ranks.rank, ranks.world)
-    sequences = recipe.squeeze.calibration_sequences
-    return collect_hessians(model, _names(recipe, weights), windows, sequences, ranks, phase)
+    names, sequences = _names(recipe, weights), recipe.squeeze.calibration_sequences
+    apart = data.tokenizer.boundary_id if recipe.train.packed else None
+    return collect_hessians(model, names, windows, sequences, ranks, phase, apart)
 
 
 def _names(recipe: Recipe, weights: Weights) -> list[str]:

@@ -6,7 +6,7 @@ for is windows of training text or a generator, and anything else is refused.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,14 @@ from torch.overrides import TorchFunctionMode
 
 from paramgolf.clock import Phase
 from paramgolf.errors import LeakError, RunError
+from paramgolf.kernels.varlen import Documents
 from paramgolf.model.gpt import GPT
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import Recipe
 from paramgolf.squeeze.hessian import Hessians
+from paramgolf.squeeze.matrices import HEAD
 from paramgolf.squeeze.quantized import Float32
+from paramgolf.text.packing import document_ends
 from paramgolf.text.windows import TrainingWindows
 from paramgolf.train.own_text import OwnText
 
@@ -57,10 +60,11 @@ class InputMoments(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.linear and args[1].data_ptr() in self._names:
-            self._add(self._names[args[1].data_ptr()], args[0])
+            self.add(self._names[args[1].data_ptr()], args[0])
         return func(*args, **(kwargs or {}))
 
-    def _add(self, name: str, x: Tensor) -> None:
+    def add(self, name: str, x: Tensor) -> None:
+        """Count `x` [..., C] as inputs of the named matrix."""
         # Query, key and value are given one and the same tensor: it is counted once.
         if self._last is not None and self._last[0] is x:
             self.first[name] = self._last[1]
@@ -87,8 +91,13 @@ def collect_hessians(
     sequences: int,
     ranks: Ranks | None = None,
     phase: Phase | None = None,
+    separate_at: int | None = None,
 ) -> Calibration:
     """The Hessians of the named matrices: inputs' second moments, summed over a sequence, a mean over the sequences.
+
+    A matrix of a looped block is summed over all its visits; the tied embedding's inputs are, as the head, the states
+    after the last norm. With `separate_at`, the boundary token, documents see themselves alone as in packed training
+    (published they do not: spec pr2140.md 4.1).
 
     Each rank reads its share of `sequences` (`source` is this rank's), rounded up; all get the same sums. With a
     `phase` that has a limit, the first batch is one sequence, and each later one takes at most half of the time that is
@@ -108,8 +117,11 @@ def collect_hessians(
         while done < share and (room := pace.room()):
             batch = _aligned(done, min(most, share - done, room))
             tokens_ST = torch.from_numpy(_tokens(source, done, batch)).to(ranks.device)
-            with moments:
-                model.hidden(tokens_ST)
+            for row_BT, documents in _rows(tokens_ST, separate_at):
+                with moments:
+                    h_BTD = model.hidden(row_BT, documents=documents)
+                if HEAD in names:
+                    moments.add(HEAD, h_BTD)
             done += batch
             pace.read(batch)
     missing = sorted(set(names) - set(moments.first))
@@ -117,6 +129,20 @@ def collect_hessians(
         raise RunError(f"the model never multiplied with {', '.join(missing[:4])}; nothing is known of their inputs")
     read = done * ranks.world
     return Calibration(_means(moments, read, ranks), read, read * source.sequence)
+
+
+def _rows(tokens_ST: Tensor, separate_at: int | None) -> Iterator[tuple[Tensor, Documents | None]]:
+    """What goes through the model at once: all sequences; or one row with its documents, which on a CPU is a sequence,
+    for there the memory and time of packed attention grow with the square of a row.
+    """
+    if separate_at is None:
+        yield tokens_ST, None
+        return
+    device, sequence = tokens_ST.device, tokens_ST.shape[1]
+    for row_ST in [tokens_ST] if device.type == "cuda" else torch.split(tokens_ST, 1):
+        lengths = [np.diff(document_ends(tokens_T, separate_at, bucket=1)) for tokens_T in row_ST.cpu().numpy()]
+        lengths_S = torch.from_numpy(np.concatenate(lengths)).to(device)
+        yield row_ST.reshape(1, -1), Documents(lengths_S, sequence)
 
 
 def _aligned(done: int, most: int) -> int:
