@@ -19,6 +19,7 @@ from paramgolf.optim.schedule import StepSettings
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import BudgetRecipe, ModelRecipe, Recipe, SqueezeRecipe, TrainRecipe
 from paramgolf.run_folder import RunFolder
+from paramgolf.train.batches import Piece
 from paramgolf.train.checkpoint import CHECKPOINT, load_checkpoint
 from paramgolf.train.compiled import TrainingLoss
 from paramgolf.train.data_digest import EDGE_TOKENS, data_digest
@@ -145,9 +146,9 @@ def test_late_rounding_reaches_the_banks(monkeypatch: pytest.MonkeyPatch, tmp_pa
     asked: list[int] = []
     plain = GPT.loss
 
-    def spy(model: GPT, inputs: torch.Tensor, targets: torch.Tensor, quantise_bits: int = 0) -> torch.Tensor:
+    def spy(model: GPT, inputs: torch.Tensor, targets: torch.Tensor, *, quantise_bits: int, **form: object) -> object:
         asked.append(quantise_bits)
-        return plain(model, inputs, targets, quantise_bits=quantise_bits)
+        return plain(model, inputs, targets, quantise_bits=quantise_bits, **form)
 
     monkeypatch.setattr(GPT, "loss", spy)
     run_it(tmp_path / "cold", recipe)
@@ -249,6 +250,7 @@ def test_without_a_compiler_training_goes_on(tmp_path: Path, monkeypatch: pytest
     """If torch.compile cannot work, at the call or at the first batch, there is one note and the eager loss."""
     state = TrainState.fresh(TINY, VOCAB)
     tokens, heard = torch.zeros(2, 16, dtype=torch.int64), Heard()
+    piece = Piece(tokens, tokens)
     notes = Notes(RunFolder.create(tmp_path / "run"), heard, leads=True)
 
     def missing(*arguments: object, **options: object) -> object:
@@ -260,9 +262,10 @@ def test_without_a_compiler_training_goes_on(tmp_path: Path, monkeypatch: pytest
     for stand_in in (missing, lazy):
         monkeypatch.setattr(torch, "compile", stand_in)
         loss_of = TrainingLoss(state.objective)
-        loss_of.compile(tokens, (PLAIN, ROUNDED), notes)
+        loss_of.compile([(PLAIN, piece), (ROUNDED, piece)], notes)
+        loss_of.compile([(PLAIN, piece)], notes)  # a later stage of the run tries no second time
         assert heard.lines == ["training without torch.compile, which is slower: no Triton here"]
-        assert loss_of(tokens, tokens).total.item() == state.model.loss(tokens, tokens).item()
+        assert loss_of(piece, PLAIN).total.item() == state.model.loss(tokens, tokens).item()
         assert all(parameter.grad is None for parameter in state.model.parameters())
         heard.lines.clear()
 
@@ -275,15 +278,16 @@ def test_compiling_visits_every_graph_and_leaves_no_gradient(tmp_path: Path, mon
     def stand_in(loss: object, **options: object) -> object:
         options_given.update(options)
 
-        def compiled(inputs: torch.Tensor, targets: torch.Tensor, *, quantise_bits: int) -> torch.Tensor:
-            seen.append((tuple(inputs.shape), quantise_bits))
-            return plain(inputs, targets, quantise_bits=quantise_bits)
+        def compiled(inputs: torch.Tensor, targets: torch.Tensor, **form: object) -> torch.Tensor:
+            seen.append((tuple(inputs.shape), form["quantise_bits"]))
+            return plain(inputs, targets, **form)
 
         return compiled
 
     monkeypatch.setattr(torch, "compile", stand_in)
     notes = Notes(RunFolder.create(tmp_path / "run"), SilentDisplay(), leads=True)
-    TrainingLoss(state.objective).compile(torch.zeros(2, 16, dtype=torch.int64), (PLAIN, ROUNDED), notes)
+    tokens = torch.zeros(2, 16, dtype=torch.int64)
+    TrainingLoss(state.objective).compile([(form, Piece(tokens, tokens)) for form in (PLAIN, ROUNDED)], notes)
     assert seen == [((2, 16), 0), ((2, 16), 6)]
     assert options_given == {"fullgraph": True, "dynamic": False}
     assert all(parameter.grad is None for parameter in state.model.parameters())
@@ -293,8 +297,8 @@ def breaking(monkeypatch: pytest.MonkeyPatch, at: int, factor: float) -> None:
     """From loss number `at` on, the loss is multiplied by `factor`."""
     plain, calls = GPT.loss, itertools.count(1)
 
-    def loss(model: GPT, inputs: torch.Tensor, targets: torch.Tensor, quantise_bits: int = 0) -> torch.Tensor:
-        whole = plain(model, inputs, targets, quantise_bits=quantise_bits)
+    def loss(model: GPT, inputs: torch.Tensor, targets: torch.Tensor, **form: object) -> torch.Tensor:
+        whole = plain(model, inputs, targets, **form)
         return whole * factor if next(calls) >= at else whole
 
     monkeypatch.setattr(GPT, "loss", loss)
@@ -383,7 +387,8 @@ def test_compiling_makes_the_rotary_tables_first(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(torch, "compile", stand_in)
     notes = Notes(RunFolder.create(tmp_path / "run"), SilentDisplay(), leads=True)
-    TrainingLoss(state.objective).compile(torch.zeros(2, 16, dtype=torch.int64), (PLAIN,), notes)
+    tokens = torch.zeros(2, 16, dtype=torch.int64)
+    TrainingLoss(state.objective).compile([(PLAIN, Piece(tokens, tokens))], notes)
     assert set(lengths) == {16}
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from paramgolf.optim.schedule import StepSettings
+from paramgolf.recipe import Recipe, TrainRecipe
 from paramgolf.run_folder import RunFolder
 from paramgolf.train.metrics import MetricsLog, Point, forget_after
 from paramgolf.train.notes import Notes
@@ -82,14 +84,22 @@ def test_display_suits_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_log_points_are_half_a_second_apart(tmp_path: Path) -> None:
     """The first step, each half second and the end are due; speed counts tokens since the last point."""
     run = RunFolder.create(tmp_path / "run")
-    log = MetricsLog(run, 100, step=0, seconds=0.0)
+    train = TrainRecipe(sequence=50, batch_tokens=100)
+    log, settings = MetricsLog(run, Recipe("plain", train=train), step=0, seconds=0.0), StepSettings(0.5, 0.9)
     assert log.due(1, 0.1, False)
     assert not log.due(2, 0.4, False)
     assert log.due(2, 0.4, True)
     assert log.due(3, 0.5, False)
-    assert log.write(5, 0.5, 0.1, 3.0, 0.02, 0.5, 0.9).tokens_per_second == 1000.0
-    assert log.write(6, 0.75, 0.1, 3.0, 0.02, 0.5, 0.9).tokens_per_second == 400.0
-    assert log.write(7, 0.75, 0.1, 3.0, 0.02, 0.5, 0.9).tokens_per_second == 0.0
+    point = log.write(5, 0.5, 0.1, 3.0, 0.5, settings)
+    assert (point.tokens, point.tokens_per_second, point.lr, point.context, point.looping) == (
+        500,
+        1000.0,
+        0.01,
+        50,
+        False,
+    )
+    assert log.write(6, 0.75, 0.1, 3.0, 0.5, settings).tokens_per_second == 400.0
+    assert log.write(7, 0.75, 0.1, 3.0, 0.5, settings).tokens_per_second == 0.0
     assert not log.due(8, 1.2, False)
     assert log.due(8, 1.25, False)
 

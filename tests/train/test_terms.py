@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from paramgolf.clock import Clock
-from paramgolf.optim.schedule import settings_of, stages
+from paramgolf.optim.schedule import StepSettings, settings_of, stages
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import Recipe
 from paramgolf.run_folder import RunFolder
+from paramgolf.train.batches import Piece
 from paramgolf.train.checkpoint import CHECKPOINT, load_checkpoint
 from paramgolf.train.compiled import TrainingLoss
 from paramgolf.train.loop import train
@@ -129,9 +130,9 @@ def test_warm_up_runs_every_form_that_training_uses(
     penalties: list[int] = []
     plain, crown = Objective.losses, Objective.add_crown_gradient
 
-    def spy(objective, inputs, targets, quantise_bits=0, distils=False):  # type: ignore[no-untyped-def]  # as losses
+    def spy(objective, inputs, targets, quantise_bits, distils, *more):  # type: ignore[no-untyped-def]  # as losses
         asked.append((quantise_bits, distils))
-        return plain(objective, inputs, targets, quantise_bits, distils)
+        return plain(objective, inputs, targets, quantise_bits, distils, *more)
 
     def spy_crown(objective: Objective) -> None:
         penalties.append(len(asked))
@@ -155,7 +156,7 @@ def test_routers_pull_without_being_reported(tiny, counting) -> None:
     recipe = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, routed_layers=(1,), routed_share=0.25))
     state = TrainState.fresh(recipe, 24)
     inputs, targets = (torch.from_numpy(x) for x in counting.batch(0, 4))
-    losses = TrainingLoss(state.objective)(inputs, targets)
+    losses = TrainingLoss(state.objective)(Piece(inputs, targets), StepSettings(1.0, 0.9))
     assert losses.total.item() == pytest.approx(state.model.loss(inputs, targets).item(), rel=1e-6)
     assert losses.next_token.item() == pytest.approx(state.model.eval().loss(inputs, targets).item(), rel=1e-6)
     assert losses.total.item() > losses.next_token.item()

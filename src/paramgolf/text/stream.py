@@ -40,7 +40,7 @@ class StreamWindows:
             raise ValueError(f"rank={rank} is outside 0..world-1={world - 1}")
         if sequence < 1 or spans < 1:
             raise ValueError(f"sequence={sequence} and spans={spans} must be positive")
-        self._stream = TokenStream(shards)
+        self._shards, self._stream = shards, TokenStream(shards)
         self._stream.require_window(sequence)
         self.tokens = self._stream.tokens
         self.sequence, self.spans = sequence, spans
@@ -62,6 +62,13 @@ class StreamWindows:
             start = step * advance + span * (per_span * self.sequence + 1) + index * self.sequence
             self._stream.read(start, windows_ST1[row])
         return windows_ST1[:, :-1].copy(), windows_ST1[:, 1:].copy()
+
+    def rows(self, tokens: int, rows: int) -> StreamWindows:
+        """The same stream in batches of `rows` sequences (of all ranks) of `tokens` tokens each, every one a piece.
+
+        A row is what packed training takes at once: `tokens + 1` consecutive tokens (spec pr2140.md 3.1).
+        """
+        return StreamWindows(self._shards, tokens, self._rank, self._world, spans=rows)
 
     def epoch(self, step: int, sequences: int) -> float:
         """Rounds of the stream that the run has seen when `step` begins."""

@@ -5,17 +5,20 @@ Legend: S sequences, T tokens of a sequence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from paramgolf.errors import ParamgolfError
 from paramgolf.model.gpt import GPT
 from paramgolf.optim.schedule import StepSettings
+from paramgolf.train.batches import Piece
 from paramgolf.train.notes import Notes
 from paramgolf.train.objective import Losses, Objective
+
+# Torch compiles a function anew for every context, loop and length of the list of documents, and gives up after eight.
+MOST_GRAPHS = 64
 
 
 class TrainingLoss:
@@ -28,15 +31,21 @@ class TrainingLoss:
         self._objective = objective
         self._loss: Callable[..., Any] = objective.model.loss
         self._composed: Callable[..., Any] = objective.losses
+        self._tried = False
 
-    def __call__(self, inputs_ST: Tensor, targets_ST: Tensor, quantise_bits: int = 0, distils: bool = False) -> Losses:
-        if not self._objective.is_plain(distils):
-            return Losses(*self._composed(inputs_ST, targets_ST, quantise_bits, distils))
-        loss = self._loss(inputs_ST, targets_ST, quantise_bits=quantise_bits)
+    def __call__(self, piece: Piece, form: StepSettings) -> Losses:
+        """The losses of a piece in the form that the settings of its step give it."""
+        inputs_ST, targets_ST, documents, _ = piece
+        if not self._objective.is_plain(form.distils):
+            wants = (form.quantise_bits, form.distils, form.looping, documents)
+            return Losses(*self._composed(inputs_ST, targets_ST, *wants))
+        loss = self._loss(
+            inputs_ST, targets_ST, quantise_bits=form.quantise_bits, looping=form.looping, documents=documents
+        )
         return Losses(loss, loss.detach())
 
-    def compile(self, tokens_ST: Tensor, stages: tuple[StepSettings, ...], notes: Notes) -> None:
-        """Compile a whole graph for each form of the loss in `stages`, forward and backward, for this one shape.
+    def compile(self, examples: Sequence[tuple[StepSettings, Piece]], notes: Notes) -> None:
+        """Compile a whole graph for each of the examples' forms and shapes, forward and backward; more may follow.
 
         Where that fails (no Triton, no C compiler, a Python that torch does not know) training goes on without, after
         one note.
@@ -44,11 +53,14 @@ class TrainingLoss:
         try:
             # Tables made while a graph is traced would be part of it, and the next call would compile another.
             for model in self._models():
-                model.rotary.prepare(tokens_ST.shape[1])
-            self._loss = torch.compile(self._objective.model.loss, fullgraph=True, dynamic=False)
-            self._composed = torch.compile(self._objective.losses, fullgraph=True, dynamic=False)
-            for bits, distils in dict.fromkeys((stage.quantise_bits, stage.distils) for stage in stages):
-                self(tokens_ST, tokens_ST, bits, distils).total.backward()  # type: ignore[no-untyped-call]  # torch's
+                model.rotary.prepare(max(piece.inputs_ST.shape[1] for _, piece in examples))
+            if not self._tried:
+                self._tried = True
+                torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
+                self._loss = torch.compile(self._objective.model.loss, fullgraph=True, dynamic=False)
+                self._composed = torch.compile(self._objective.losses, fullgraph=True, dynamic=False)
+            for form, piece in examples:
+                self(piece, form).total.backward()  # type: ignore[no-untyped-call]  # torch's
         except (ParamgolfError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever a tool chain can fail with; eager training needs none of it

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from paramgolf.kernels.varlen import Documents
 from paramgolf.model.gpt import GPT
 from paramgolf.optim.average import WeightAverage
 
@@ -47,9 +48,9 @@ class Teacher:
         return dict(self.model.named_parameters()) if self.taught else {}
 
     @torch.no_grad()
-    def logits(self, tokens_ST: Tensor) -> Tensor:
-        """The teacher's logits [S, T, V], without gradients."""
-        return self.model(tokens_ST)  # type: ignore[no-any-return]  # torch leaves a module's call untyped
+    def logits(self, tokens_ST: Tensor, looping: bool = True, documents: Documents | None = None) -> Tensor:
+        """The teacher's logits [S, T, V] of tokens that the student sees in the same way, without gradients."""
+        return self.model.logits(self.model.hidden(tokens_ST, looping=looping, documents=documents))
 
 
 def divergence(student_STV: Tensor, teacher_STV: Tensor, temperature: float) -> Tensor:

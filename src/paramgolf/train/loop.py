@@ -8,17 +8,19 @@ import torch
 
 from paramgolf.clock import Clock, Phase
 from paramgolf.errors import RunError
-from paramgolf.optim.schedule import settings_of
+from paramgolf.optim.schedule import settings_of, stage_at
 from paramgolf.ranks import RankLost, Ranks
 from paramgolf.recipe import Recipe
 from paramgolf.run_folder import RunFolder
+from paramgolf.train.batches import in_rows, sequences_of_rank
 from paramgolf.train.compiled import TrainingLoss
 from paramgolf.train.metrics import MetricsLog
 from paramgolf.train.notes import Notes
+from paramgolf.train.prefetch import Prefetched, Windows
 from paramgolf.train.progress import Display
 from paramgolf.train.saves import Saves
 from paramgolf.train.state import TrainState, Weights, delivered
-from paramgolf.train.step import Diverged, Windows, Work, one_step, warm_up
+from paramgolf.train.step import Diverged, Work, one_step, warm_up
 from paramgolf.train.stop import StopRequest, TrainingStopped, stop_on_signals
 
 NORMS_KEPT = 8  # gradient norms that the message of a diverged run shows
@@ -53,11 +55,13 @@ def train(
     notes = Notes(run, display, leads=ranks.leads)
     try:
         state = TrainState.fresh(recipe, vocab_size, ranks, boundary_id)
-        work = Work(recipe, windows, TrainingLoss(state.objective), ranks)
-        work.sequences()  # a batch that does not divide is refused before anything is done
-        if not saves.resume(state):
-            with display:
-                _run(state, work, saves, notes, display)
+        # A batch that does not divide is refused before anything is done.
+        sequences_of_rank(recipe.train, ranks.world)
+        with Prefetched(in_rows(windows, recipe.train, ranks.world)) as ahead:
+            work = Work(recipe, ahead, TrainingLoss(state.objective), ranks, boundary_id)
+            if not saves.resume(state):
+                with display:
+                    _run(state, work, saves, notes, display)
             _say_what_is_odd(state, recipe, notes)
         return delivered(state.capture())
     except RankLost as lost:
@@ -96,18 +100,18 @@ def _steps(
     norms: deque[float],
 ) -> None:
     recipe, ranks = work.recipe, work.ranks
-    log = MetricsLog(saves.run, recipe.train.batch_tokens, state.step, state.seconds)
+    log = MetricsLog(saves.run, recipe, state.step, state.seconds)
     saved_seconds = state.seconds
     while not _is_over(state, recipe):
-        settings = settings_of(recipe, state.step, state.seconds)
+        state.stage = stage_at(recipe, state.step, state.seconds, state.stage)
+        settings = settings_of(recipe, state.step, state.seconds, state.stage)
         result = one_step(state, work, settings, stop)
         state.seconds = phase.seconds()
         norms.append(result.grad_norm)
         over = _is_over(state, recipe)
         if ranks.leads and log.due(state.step, state.seconds, over):
-            fraction, lr = phase.fraction_of(state.seconds), recipe.optim.matrix_lr * settings.lr_scale
-            point = log.write(state.step, state.seconds, fraction, result.loss, lr, result.grad_norm, settings.momentum)
-            display.show(point)
+            fraction = phase.fraction_of(state.seconds)
+            display.show(log.write(state.step, state.seconds, fraction, result.loss, result.grad_norm, settings))
         # A signal after the last gradient would be lost with this loop: ask once more.
         if result.stopping or (over and ranks.average([float(stop.number)])[0] > 0):
             saves.save(state, finished=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from paramgolf.optim.schedule import StepSettings
+from paramgolf.recipe import Recipe
 from paramgolf.run_folder import RunFolder
 
 METRICS = "metrics.jsonl"
@@ -17,7 +19,7 @@ class Point:
 
     `seconds` and `fraction` are the clock of the training phase, `tokens` all tokens so far, `tokens_per_second` since
     the last point, `lr` the scheduled rate of the matrices. `grad_norm` is that of the step before clipping, `momentum`
-    Muon's.
+    Muon's, `context` the most tokens that saw each other, `looping` whether looped layers ran more than once.
     """
 
     step: int
@@ -29,13 +31,15 @@ class Point:
     lr: float
     grad_norm: float
     momentum: float
+    context: int = 0
+    looping: bool = False
 
 
 class MetricsLog:
     """Writes a point at the first step, twice a second, and at the end. `step` and `seconds`: where the run starts."""
 
-    def __init__(self, run: RunFolder, batch_tokens: int, step: int, seconds: float) -> None:
-        self._run, self._batch_tokens = run, batch_tokens
+    def __init__(self, run: RunFolder, recipe: Recipe, step: int, seconds: float) -> None:
+        self._run, self._recipe = run, recipe
         self._step, self._seconds = step, seconds
 
     def due(self, step: int, seconds: float, over: bool) -> bool:
@@ -43,12 +47,15 @@ class MetricsLog:
         return over or step == 1 or seconds - self._seconds >= LOG_SECONDS
 
     def write(
-        self, step: int, seconds: float, fraction: float, loss: float, lr: float, grad_norm: float, momentum: float
+        self, step: int, seconds: float, fraction: float, loss: float, grad_norm: float, settings: StepSettings
     ) -> Point:
-        """Append one line and return what it says."""
-        tokens, elapsed = (step - self._step) * self._batch_tokens, seconds - self._seconds
-        speed = tokens / elapsed if elapsed > 0 else 0.0
-        point = Point(step, seconds, fraction, loss, step * self._batch_tokens, speed, lr, grad_norm, momentum)
+        """Append one line of the step that was made with `settings`, and return what it says."""
+        recipe, batch = self._recipe, self._recipe.train.batch_tokens
+        elapsed = seconds - self._seconds
+        speed = (step - self._step) * batch / elapsed if elapsed > 0 else 0.0
+        lr, looping = recipe.optim.matrix_lr * settings.rate(), settings.looping and bool(recipe.model.looped_layers)
+        made = (lr, grad_norm, settings.momentum, settings.context or recipe.train.sequence, looping)
+        point = Point(step, seconds, fraction, loss, step * batch, speed, *made)
         self._run.append_line(METRICS, json.dumps(asdict(point)))
         self._step, self._seconds = step, seconds
         return point

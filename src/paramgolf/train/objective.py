@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from paramgolf.kernels.varlen import Documents
 from paramgolf.model.gpt import GPT
 from paramgolf.recipe import Recipe
 from paramgolf.train.crown import crown_penalty
@@ -40,16 +41,26 @@ class Objective:
         """Whether the loss of a batch is that of the next token, as the model computes it, without a term beside it."""
         return self.future is None and not distils and not self.model.recipe.routed_layers
 
-    def losses(self, inputs_ST: Tensor, targets_ST: Tensor, quantise_bits: int = 0, distils: bool = False) -> Losses:
+    def losses(
+        self,
+        inputs_ST: Tensor,
+        targets_ST: Tensor,
+        quantise_bits: int = 0,
+        distils: bool = False,
+        looping: bool = True,
+        documents: Documents | None = None,
+    ) -> Losses:
         """All terms that depend on the batch; the states are computed once for all of them."""
         model, train = self.model, self._recipe.train
-        h_STD, pull = model.hidden_and_pull(inputs_ST, quantise_bits=quantise_bits)
+        h_STD, pull = model.hidden_and_pull(
+            inputs_ST, quantise_bits=quantise_bits, looping=looping, documents=documents
+        )
         next_token = model.next_token_loss(h_STD, targets_ST)
         total = next_token if pull is None else next_token + pull
         if self.future is not None:
             total = total + train.future_weight * self.future.loss(h_STD, targets_ST)
         if distils and self.teacher is not None:
-            taught_STV = self.teacher.logits(inputs_ST)
+            taught_STV = self.teacher.logits(inputs_ST, looping, documents)
             apart = divergence(model.logits(h_STD), taught_STV, train.distill_temperature)
             total = total + train.distill_weight * apart
         return Losses(total, next_token.detach())

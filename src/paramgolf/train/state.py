@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from paramgolf.optim.average import WeightAverage
 from paramgolf.optim.groups import build_optimizers
 from paramgolf.optim.muon import MOMENTUM
 from paramgolf.optim.optimizers import Optimizers
+from paramgolf.optim.schedule import Stage
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import Recipe
 from paramgolf.train.distill import Teacher
@@ -30,7 +31,7 @@ Weights = dict[str, npt.NDArray[np.float32]]
 
 @dataclass
 class TrainState:
-    """The model, its optimizers, the average, and how far the run is: steps done and seconds used.
+    """The model, its optimizers, the average, and how far the run is: steps done, seconds used, the context's stage.
 
     `objective` has the heads and the teacher, if the recipe wants them: neither is averaged, no artifact holds them.
     """
@@ -41,6 +42,7 @@ class TrainState:
     objective: Objective
     step: int = 0
     seconds: float = 0.0
+    stage: Stage = field(default_factory=Stage)
 
     @classmethod
     def fresh(cls, recipe: Recipe, vocab_size: int, ranks: Ranks | None = None, boundary_id: int = 1) -> TrainState:
@@ -103,6 +105,7 @@ class TrainState:
             tensors[f"grokfast/{names[parameter]}"] = mean
         tensors["counts"] = torch.tensor([self.step, self.average.updates], dtype=torch.int64)
         tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
+        tensors["stage"] = torch.tensor(self.stage, dtype=torch.int64)
         tensors["generator/cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["generator/cuda"] = torch.cuda.get_rng_state()
@@ -116,6 +119,8 @@ class TrainState:
             weight.copy_(_take(tensors, _place(name), weight.shape))
         step, updates = _take(tensors, "counts", torch.Size([2])).tolist()
         self.step, self.seconds = step, float(_take(tensors, "seconds", torch.Size([])).item())
+        if "stage" in tensors:  # checkpoints from before contexts could change are of the first
+            self.stage = Stage(*_take(tensors, "stage", torch.Size([2])).tolist())
         average = {name: _take(tensors, f"average/{name}", weight.shape) for name, weight in weights.items()}
         self.average.load(average, updates)
         if self.objective.teacher is not None:

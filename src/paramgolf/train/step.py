@@ -6,56 +6,47 @@ Legend: S sequences, T tokens of a sequence.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from paramgolf.clock import Clock
-from paramgolf.errors import RecipeError, RunError
+from paramgolf.errors import RunError
 from paramgolf.optim.schedule import StepSettings, stages, takes_snapshot
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import Recipe
+from paramgolf.train.batches import Piece, examples, pieces, sequences_of_rank
 from paramgolf.train.compiled import TrainingLoss
 from paramgolf.train.notes import Notes
+from paramgolf.train.prefetch import Windows
 from paramgolf.train.state import TrainState
 from paramgolf.train.stop import StopRequest
-
-Int64 = npt.NDArray[np.int64]
-
-
-class Windows(Protocol):
-    """Where batches come from: a pure function of the step, so that a resumed run sees what it would have seen."""
-
-    def batch(self, step: int, sequences: int) -> tuple[Int64, Int64]: ...
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every step needs and none changes; `windows` are this rank's."""
+    """What every step needs and none changes; `windows` are this rank's, rows of a stream if the recipe packs them."""
 
     recipe: Recipe
     windows: Windows
     loss_of: TrainingLoss
     ranks: Ranks
+    boundary_id: int = 1
 
     def sequences(self) -> int:
-        """Sequences of each rank's share of a batch; `RecipeError` if they do not divide."""
-        train = self.recipe.train
-        sequences, world = train.batch_tokens // train.sequence, self.ranks.world
-        if sequences % world:
-            raise RecipeError(
-                f"train.batch_tokens={train.batch_tokens} is {sequences} sequences of "
-                f"train.sequence={train.sequence}, which do not divide over {world} ranks"
-            )
-        return sequences // world
+        """Sequences (or rows) of each rank's share of a batch; `RecipeError` if they do not divide."""
+        return sequences_of_rank(self.recipe.train, self.ranks.world)
 
-    def piece(self) -> int:
-        """Sequences of one forward and backward pass."""
-        return min(self.sequences(), max(1, self.recipe.train.micro_tokens // self.recipe.train.sequence))
+    def pieces(self, step: int, context: int) -> Iterator[Piece]:
+        """What passes the model one after the other in the step after `step` done ones."""
+        batch = self.windows.batch(step, self.sequences())
+        return pieces(self.recipe.train, batch, context, self.boundary_id, self.ranks.device)
+
+    def examples(self, settings: StepSettings) -> list[Piece]:
+        """A piece of each shape that steps of these settings have."""
+        return examples(self.recipe.train, self.ranks.world, settings.context, self.ranks.device)
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,7 @@ def one_step(state: TrainState, work: Work, settings: StepSettings, stop: StopRe
     mean_loss, stopping = reduced.means
     if not (math.isfinite(mean_loss) and math.isfinite(reduced.grad_norm)):
         raise Diverged(mean_loss, reduced.grad_norm)
-    state.optimizers.step(settings.lr_scale, settings.momentum)
+    state.optimizers.step(settings.rate(), settings.momentum)
     state.step += 1
     if takes_snapshot(work.recipe.optim, state.step, settings.lr_scale):
         state.average.update(state.weights())
@@ -99,38 +90,51 @@ def backward(state: TrainState, work: Work, settings: StepSettings) -> Tensor:
     Returns the mean loss of the next token alone, a scalar on the device: what a run reports does not depend on its
     other terms.
     """
-    sequences, piece, device = work.sequences(), work.piece(), work.ranks.device
-    inputs_ST, targets_ST = (_on(device, tokens) for tokens in work.windows.batch(state.step, sequences))
     teacher = state.objective.teacher
     distils = settings.distils and teacher is not None and teacher.follow(state.average, state.step)
-    reported = torch.zeros((), device=device)
-    for inputs, targets in zip(torch.split(inputs_ST, piece), torch.split(targets_ST, piece), strict=True):
-        losses, share = work.loss_of(inputs, targets, settings.quantise_bits, distils), len(inputs) / sequences
-        (losses.total * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        reported += losses.next_token * share
+    form = replace(settings, distils=distils)
+    reported = torch.zeros((), device=work.ranks.device)
+    for piece in work.pieces(state.step, settings.context):
+        losses = work.loss_of(piece, form)
+        (losses.total * piece.share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        reported += losses.next_token * piece.share
     if settings.crown:
         state.objective.add_crown_gradient()
     return reported
 
 
 def warm_up(state: TrainState, work: Work, clock: Clock, notes: Notes) -> None:
-    """Compile and run some steps of every form of the loss off the clock, then put back all that they changed."""
-    recipe, device = work.recipe, work.ranks.device
-    with clock.phase("warm-up", on_clock=False):
-        if recipe.train.compile and device.type == "cuda":
-            tokens_ST = torch.zeros(work.piece(), recipe.train.sequence, dtype=torch.int64, device=device)
-            work.loss_of.compile(tokens_ST, stages(recipe), notes)
-        before = state.capture()
-        try:
-            for settings in stages(recipe):
-                if settings.distils and state.objective.teacher is not None:
-                    state.objective.teacher.copy(state.weights())
-                for _ in range(recipe.train.warmup_steps):
-                    one_step(state, work, settings)
-        finally:
-            state.restore(before)
+    """Compile and run some steps of every form of the loss off the clock, then put back all that they changed.
+
+    Each context, with looped layers or without, is a phase of its own in the ledger.
+    """
+    for name, forms in _phases(work.recipe).items():
+        with clock.phase(name, on_clock=False):
+            _warm_up_forms(state, work, forms, notes)
 
 
-def _on(device: torch.device, tokens_ST: Int64) -> Tensor:
-    tensor = torch.from_numpy(tokens_ST)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def _warm_up_forms(state: TrainState, work: Work, forms: list[StepSettings], notes: Notes) -> None:
+    recipe = work.recipe
+    if recipe.train.compile and work.ranks.device.type == "cuda":
+        work.loss_of.compile([(form, piece) for form in forms for piece in work.examples(form)], notes)
+    before = state.capture()
+    try:
+        for settings in forms:
+            if settings.distils and state.objective.teacher is not None:
+                state.objective.teacher.copy(state.weights())
+            for _ in range(recipe.train.warmup_steps):
+                one_step(state, work, settings)
+    finally:
+        state.restore(before)
+
+
+def _phases(recipe: Recipe) -> dict[str, list[StepSettings]]:
+    """The forms of a run by the name of the phase that warms them up."""
+    forms = stages(recipe)
+    several = len({(form.context, form.looping) for form in forms}) > 1
+    found: dict[str, list[StepSettings]] = {}
+    for form in forms:
+        looping = ", looping" if recipe.model.looped_layers and form.looping else ""
+        name = f"warm-up, context {form.context}{looping}" if several else "warm-up"
+        found.setdefault(name, []).append(form)
+    return found

@@ -1,0 +1,156 @@
+"""How the tokens of a step become the pieces that pass the model one at a time.
+
+Plain sequences are cut into sequences of the present context and taken some at a time. With `train.packed` a piece is
+one row, cut from the stream, in which documents lie end to end and see themselves alone (spec pr2140.md 3.1).
+
+Legend: S sequences, T tokens of a sequence (of a whole row, if packed), N tokens of a row, E ends of documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paramgolf.errors import RecipeError
+from paramgolf.kernels.varlen import Documents
+from paramgolf.recipe import TrainRecipe
+from paramgolf.text.packing import BUCKET, Int32, document_ends
+from paramgolf.train.prefetch import Int64, Windows
+
+LEAST_DOCUMENT = 384  # mean tokens of a row's documents that warm-up foresees; the contest's text has about 950
+
+
+class Piece(NamedTuple):
+    """What passes the model at once: tokens [S, T] and where their documents lie, if it is a packed row (S = 1).
+
+    `share` is the piece's part of all tokens of this rank's batch.
+    """
+
+    inputs_ST: Tensor
+    targets_ST: Tensor
+    documents: Documents | None = None
+    share: float = 1.0
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """A stream of tokens that can be cut into rows of any length."""
+
+    def rows(self, tokens: int, rows: int) -> Windows: ...
+
+
+def sequences_of_rank(train: TrainRecipe, world: int) -> int:
+    """Sequences (rows, if packed) of each rank's share of a batch; `RecipeError` where something does not divide."""
+    if train.packed:
+        return _rows_of_rank(train, world)
+    for context in train.stages():
+        if train.sequence % context:
+            raise RecipeError(
+                f"train.contexts names {context}, which does not divide train.sequence={train.sequence}: only packed "
+                "rows can be cut so; use --train.packed true"
+            )
+    sequences = train.batch_tokens // train.sequence
+    if sequences % world:
+        raise RecipeError(
+            f"train.batch_tokens={train.batch_tokens} is {sequences} sequences of "
+            f"train.sequence={train.sequence}, which do not divide over {world} ranks"
+        )
+    return sequences // world
+
+
+def in_rows(windows: Windows, train: TrainRecipe, world: int) -> Windows:
+    """The batches of a run: `windows` themselves, or with `train.packed` rows of their stream.
+
+    Raises `RecipeError` for rows of windows that are no stream, or that do not divide.
+    """
+    if not train.packed:
+        return windows
+    if not isinstance(windows, Stream):
+        raise RecipeError(f"train.packed=True needs a stream of tokens, found {type(windows).__name__}")
+    rows = _rows_of_rank(train, world)
+    return windows.rows(train.batch_tokens // (world * rows), world * rows)
+
+
+def pieces(
+    train: TrainRecipe, batch: tuple[Int64, Int64], context: int, boundary_id: int, device: torch.device
+) -> Iterator[Piece]:
+    """The pieces of a rank's batch (inputs and targets [S, T]) on the device, in its order."""
+    context = context or train.sequence
+    if train.packed:
+        inputs_ST, targets_ST = batch
+        for inputs_N, targets_N in zip(inputs_ST, targets_ST, strict=True):
+            ends_E = document_ends(inputs_N, boundary_id, context)
+            yield Piece(
+                on_device(device, inputs_N[None]),
+                on_device(device, targets_N[None]),
+                documents_of(ends_E, context, device),
+                1 / len(inputs_ST),
+            )
+        return
+    # A sequence is cut into whole contexts, as `sequences_of_rank` has checked.
+    inputs, targets = (on_device(device, tokens.reshape(-1, context)) for tokens in batch)
+    size = _sequences_of_piece(train, len(inputs), context)
+    for some, next_ones in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
+        yield Piece(some, next_ones, share=len(some) / len(inputs))
+
+
+def examples(train: TrainRecipe, world: int, context: int, device: torch.device) -> list[Piece]:
+    """A piece of every shape that pieces of this context come in: what a compiler must have seen."""
+    context, sequences = context or train.sequence, sequences_of_rank(train, world)
+    if not train.packed:
+        total = sequences * (train.sequence // context)
+        size = _sequences_of_piece(train, total, context)
+        sizes = dict.fromkeys([size, total % size] if total % size else [size])
+        return [_blank((each, context), device) for each in sizes]
+    tokens = train.batch_tokens // (world * sequences)
+    fewest = -(-tokens // context) + 1  # ends
+    most = max(fewest, tokens // LEAST_DOCUMENT)
+    counts = range(_up(fewest), _up(most) + 1, BUCKET)
+    return [_blank((1, tokens), device)._replace(documents=_example(tokens, context, n, device)) for n in counts]
+
+
+def documents_of(ends_E: Int32, context: int, device: torch.device) -> Documents:
+    """The model's view of `document_ends`; `context` bounds all lengths."""
+    return Documents(on_device(device, np.diff(ends_E)), context)
+
+
+def on_device(device: torch.device, array: np.ndarray) -> Tensor:
+    """An array's tensor, on a GPU by a copy that the next kernels overtake."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _rows_of_rank(train: TrainRecipe, world: int) -> int:
+    """As few equal rows of at most `micro_tokens` as there can be."""
+    if train.batch_tokens % world:
+        raise RecipeError(f"train.batch_tokens={train.batch_tokens} does not divide over {world} ranks")
+    share = train.batch_tokens // world
+    rows = -(-share // train.micro_tokens)
+    if share % rows:
+        raise RecipeError(
+            f"a rank's share of {share} tokens (train.batch_tokens={train.batch_tokens} over {world} ranks) cannot be "
+            f"cut into {rows} equal rows of at most train.micro_tokens={train.micro_tokens}"
+        )
+    return rows
+
+
+def _sequences_of_piece(train: TrainRecipe, sequences: int, context: int) -> int:
+    return min(sequences, max(1, train.micro_tokens // context))
+
+
+def _blank(shape: tuple[int, int], device: torch.device) -> Piece:
+    tokens_ST = torch.zeros(shape, dtype=torch.int64, device=device)
+    return Piece(tokens_ST, tokens_ST)
+
+
+def _example(tokens: int, context: int, entries: int, device: torch.device) -> Documents:
+    ends_E = np.minimum(np.arange(entries, dtype=np.int32) * np.int32(context), np.int32(tokens))
+    return documents_of(ends_E, context, device)
+
+
+def _up(count: int) -> int:
+    return -(-count // BUCKET) * BUCKET
