@@ -1,4 +1,4 @@
-"""The stepwise model against the whole-model oracle of spec pr2140.md 9.6: loops, skips, lanes, gates and caps."""
+"""The models that predict against the whole-model oracle of spec pr2140.md 9.6: loops, skips, lanes, gates and caps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
+from paramgolf.model.gpt import GPT
+from paramgolf.predict.lean_forward import lean_hidden, lean_logits
 from paramgolf.predict.step_kernel import StepCache, forward, head_rows
 from paramgolf.predict.step_weights import gather_weights
 from paramgolf.recipe import ModelRecipe
@@ -160,6 +164,18 @@ def test_the_tiny_model_of_2140(looped: bool, segments: list[int], expected: lis
     length = 4 if segments else 8
     found = losses(recipe, [length] if at_once else [1] * length, segments)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1.5e-6)
+
+
+@pytest.mark.parametrize("last", [None, 3])
+def test_the_tiny_model_of_2140_in_few_sweeps(last: int | None) -> None:
+    """The fast float32 pass gives the losses of spec pr2140.md 9.6 to 2e-5, of all positions and of the last alone."""
+    model = GPT(LOOPED, V, seed=None, boundary_id=BOUNDARY)
+    model.load_exported(artifact_weights(LOOPED.skips()))
+    with torch.no_grad():
+        logits = lean_logits(model, lean_hidden(model, torch.from_numpy(IDS)[None], last)[0])
+        found = functional.cross_entropy(logits, torch.from_numpy(TARGETS)[-len(logits) :], reduction="none")
+    expected = [*FIRST_LOOPED, 5.491605, 1.391288, 2.350471, 6.495148]
+    np.testing.assert_allclose(found.numpy(), expected[-len(found) :], rtol=0, atol=2e-5)
 
 
 def test_its_rows_are_capped_on_each_side_by_a_cap_of_its_own() -> None:
