@@ -32,7 +32,7 @@ def softcapped_loss(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, softcap: S
         from paramgolf.kernels.loss_triton import fused_softcapped_loss
 
         return fused_softcapped_loss(h_ND, head_VD, targets_N, softcap)
-    if backend == "plain" or not _all_within(softcap, MAX_SOFTCAP):
+    if backend == "plain" or not _within(softcap, MAX_SOFTCAP):
         return plain_softcapped_loss(h_ND, head_VD, targets_N, softcap)
     loss: Tensor = _PiecewiseLoss.apply(h_ND, head_VD, targets_N, softcap)  # type: ignore[no-untyped-call]  # torch's
     return loss
@@ -70,7 +70,9 @@ def caps_of(softcap: Softcap) -> tuple[float, float]:
     return softcap, softcap
 
 
-def _all_within(softcap: Softcap, most: float) -> bool:
+def _within(softcap: Softcap, most: float) -> bool:
+    if isinstance(softcap, Tensor) and torch.compiler.is_compiling():
+        return False  # a graph must not depend on what they have learnt
     return all(0.0 < cap <= most for cap in caps_of(softcap))
 
 
