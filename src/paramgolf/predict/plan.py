@@ -1,7 +1,8 @@
 """Which token is predicted when: a pure function of document lengths.
 
 The order must be the same in every run, or the text could not be decoded. So there are no work queues, no clock and no
-randomness here: `plan` looks at the lengths and nothing else.
+randomness here: `plan` looks at the lengths and nothing else. Documents come in the stream's order or from the longest
+to the shortest (`orders.py`).
 
 Legend: B lanes of one rank, T positions of a chunk, G = world x lanes, D documents, S segments. A *segment* is a run of
 tokens of one document that lies in one chunk.
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import TextError
+from paramgolf.predict.orders import permutation_bits, processing_order
 from paramgolf.predict.protocol import Chunk, Int64
 
 Int32 = npt.NDArray[np.int32]
@@ -44,8 +46,8 @@ class Plan:
     """The order of one scoring run, as one rank sees it. Made by `plan`.
 
     `steps` chunks are fed to every rank (idle lanes have length 0). `side_bits` is what a decoder must be told besides
-    the tokens: with one lane, whose boundary tokens are paid for in the stream, how many tokens there are; with several
-    the length of every document.
+    the tokens: with one lane in the stream's order, whose boundary tokens are paid for, how many tokens there are; with
+    several, or in another order, the length of every document, from which the order follows.
     """
 
     lengths: Int64 = field(repr=False)
@@ -56,6 +58,12 @@ class Plan:
     steps: int
     side_bits: int
     segments: Segments = field(repr=False)
+    order: str = "stream"
+
+    @property
+    def permutation_bits(self) -> float:
+        """What naming the order alone would take (`orders.permutation_bits`); the contest does not charge it."""
+        return permutation_bits(self.order, self.lengths)
 
     @property
     def boundaries(self) -> bool:
@@ -108,14 +116,17 @@ class Plan:
             yield Chunk(tokens, lengths, starts)
 
 
-def plan(lengths: Sequence[int], *, lanes: int = 1, chunk: int, rank: int = 0, world: int = 1) -> Plan:
+def plan(
+    lengths: Sequence[int], *, lanes: int = 1, chunk: int, rank: int = 0, world: int = 1, order: str = "stream"
+) -> Plan:
     """The order in which documents of `lengths` tokens are scored; see docs/architecture.md, "Stream".
 
-    One lane overall: all documents in one stream, each followed by the boundary token; the number of tokens is side
-    information. Several: each document goes, in order, to the lane that is free first (ties: the lowest), begins a
-    chunk there and keeps the lane to its end; the lengths are side information. Both are coded as Elias gamma of n + 1.
+    `order` (`orders.py`) says which document comes when. One lane overall: all documents in one stream, each followed
+    by the boundary token; the number of tokens is side information, or, in another order than the stream's, the
+    lengths. Several: each document goes, in order, to the lane that is free first (ties: the lowest), begins a chunk
+    there and keeps the lane to its end; the lengths are side information. All are coded as Elias gamma of n + 1.
     Lanes are numbered over ranks (rank r has the `lanes` lanes from r*lanes on), so 1 rank x 4 lanes visits what 2
-    ranks x 2 lanes do.
+    ranks x 2 lanes do. Raises `RecipeError` for an order that is not known.
     """
     if min(lanes, chunk, world) < 1 or not 0 <= rank < world:
         raise ValueError(f"plan: lanes={lanes}, chunk={chunk}, world={world} must be positive, rank={rank} below world")
@@ -123,11 +134,13 @@ def plan(lengths: Sequence[int], *, lanes: int = 1, chunk: int, rank: int = 0, w
     if (sizes < 0).any():
         raise ValueError(f"plan: document {int(np.argmin(sizes))} has length {int(sizes.min())}")
     everyone = lanes * world
-    segments = _stream(sizes, chunk) if everyone == 1 else _lanes(sizes, chunk, everyone)
+    processed = processing_order(order, sizes)
+    placed = _stream(sizes[processed], chunk) if everyone == 1 else _lanes(sizes[processed], chunk, everyone)
+    segments = replace(placed, document=processed[placed.document])
     steps = int(segments.step.max(initial=-1)) + 1
     mine = segments.take(segments.lane // lanes == rank)
-    told = segments.length.sum(keepdims=True) if everyone == 1 else sizes
-    return Plan(sizes, lanes, chunk, rank, world, steps, elias_gamma_bits(told + 1), mine)
+    told = segments.length.sum(keepdims=True) if everyone == 1 and order == "stream" else sizes
+    return Plan(sizes, lanes, chunk, rank, world, steps, elias_gamma_bits(told + 1), mine, order)
 
 
 def elias_gamma_bits(numbers: npt.ArrayLike) -> int:
