@@ -1,4 +1,4 @@
-"""CaseOps: the published examples, injectivity, strict and tolerant decoding, and the fast functions beside the plain."""
+"""CaseOps: published examples, injectivity, strict and tolerant decoding, and the fast functions beside the plain."""
 
 import itertools
 import json

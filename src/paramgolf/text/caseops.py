@@ -69,6 +69,11 @@ def decode_bytes(stream: bytes, tolerant: bool = False) -> bytes:
     return text
 
 
+def is_stream(stream: bytes) -> bool:
+    """Whether strict decoding takes it."""
+    return _decode(stream, False)[1] == 0
+
+
 def _decode(stream: bytes, tolerant: bool) -> tuple[bytes, int, int]:
     from paramgolf.text.caseops_kernel import decode_into
 

@@ -12,8 +12,8 @@ from paramgolf.text.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
 FORMAT = "paramgolf-shards"
-TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "bytes": "tokenizer.json"}
-TRAIN_GLOB, HELD_OUT_GLOB = "*_train_*.bin", "*_val_*.bin"
+TOKENIZER_FILES = {"sentencepiece": "tokenizer.model", "caseops": "tokenizer_caseops.model", "bytes": "tokenizer.json"}
+TRAIN_GLOB, HELD_OUT_GLOB = "*_train_*.bin", "*_val_*.bin"  # the second finds sidecars too
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import hashlib
 import io
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -197,26 +198,55 @@ def train_sentencepiece(text: TrainText, vocab_size: int) -> SentencePieceTokeni
     is used.
     Raises `LeakError` for anything but `TrainText`, `TokenizerError` if the text cannot fill the vocabulary.
     """
+    return SentencePieceTokenizer(train_lossless_model(text, vocab_size, learning_blocks(text)))
+
+
+def learning_blocks(text: TrainText) -> list[str]:
+    """What a vocabulary is learnt from: all of a small text, an even sample of a large one; `LeakError` if held out."""
     require_train_text(text, "training a tokenizer")
-    if not RESERVED_IDS + 2 <= vocab_size <= 65536:
-        raise TokenizerError(
-            f"vocab_size={vocab_size} is outside {RESERVED_IDS + 2}..65536 ({RESERVED_IDS} ids are reserved)"
-        )
-    blocks = list(sample_blocks(text.documents, stride=-(-text.size() // SAMPLE_BYTES)))
+    return list(sample_blocks(text.documents, stride=-(-text.size() // SAMPLE_BYTES)))
+
+
+def train_lossless_model(text: TrainText, vocab_size: int, blocks: list[str], symbols: Sequence[str] = ()) -> bytes:
+    """The `.model` file of exactly `vocab_size` ids learnt from `blocks`, which are of `text`.
+
+    Each of `symbols` gets an id of its own after the control ids. Raises `TokenizerError` as `train_sentencepiece`.
+    """
+    reserved = RESERVED_IDS + len(symbols)
+    if not reserved + 2 <= vocab_size <= 65536:
+        raise TokenizerError(f"vocab_size={vocab_size} is outside {reserved + 2}..65536 ({reserved} ids are reserved)")
+    settings = {**_LOSSLESS, "user_defined_symbols": list(symbols)}
     # Half of the free ids for characters is plenty; a text without repeats may need all of them.
-    model = _train(keep_frequent(blocks, (vocab_size - RESERVED_IDS) // 2, _COVERAGE), vocab_size, text.name)
-    if model.vocab_size != vocab_size:
-        model = _train(keep_frequent(blocks, vocab_size - RESERVED_IDS, 1.0), vocab_size, text.name)
-    if model.vocab_size != vocab_size:
-        fits = f"the largest possible is {model.vocab_size}, or " if model.vocab_size >= RESERVED_IDS + 2 else ""
+    kept = keep_frequent(blocks, (vocab_size - reserved) // 2, _COVERAGE)
+    model = train_model(kept, vocab_size, text.name, settings)
+    found = len(read_model_proto(model).pieces)
+    if found != vocab_size:
+        model = train_model(keep_frequent(blocks, vocab_size - reserved, 1.0), vocab_size, text.name, settings)
+        found = len(read_model_proto(model).pieces)
+    if found != vocab_size:
+        fits = f"the largest possible is {found}, or " if found >= reserved + 2 else ""
         raise TokenizerError(
             f"{text.name}: {text.size()} bytes are too few for vocab_size={vocab_size}; {fits}use the byte tokenizer"
         )
     return model
 
 
-def _train(blocks: list[str], vocab_size: int, name: str) -> SentencePieceTokenizer:
-    """A model of at most `vocab_size` ids."""
+_LOSSLESS: dict[str, Any] = {
+    "character_coverage": 1.0,
+    "required_chars": _REQUIRED,
+    "split_by_unicode_script": False,
+    "split_by_whitespace": False,
+    "allow_whitespace_only_pieces": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+}
+
+
+def train_model(blocks: list[str], vocab_size: int, name: str, settings: Mapping[str, Any]) -> bytes:
+    """The `.model` file of a byte-fallback BPE of at most `vocab_size` ids; raises `TokenizerError`.
+
+    `settings` are SentencePiece's own, beside those that all models here share.
+    """
     if not blocks:
         raise TokenizerError(f"{name}: no UTF-8 text to learn a vocabulary from; use the byte tokenizer")
     model = io.BytesIO()
@@ -226,15 +256,8 @@ def _train(blocks: list[str], vocab_size: int, name: str) -> SentencePieceTokeni
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
-            character_coverage=1.0,
-            required_chars=_REQUIRED,
             byte_fallback=True,
             split_digits=True,
-            split_by_unicode_script=False,
-            split_by_whitespace=False,
-            allow_whitespace_only_pieces=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
             add_dummy_prefix=False,
             max_sentence_length=8 * BLOCK_CHARACTERS,
             pad_id=0,
@@ -244,10 +267,11 @@ def _train(blocks: list[str], vocab_size: int, name: str) -> SentencePieceTokeni
             hard_vocab_limit=False,
             num_threads=2,
             minloglevel=2,
+            **settings,
         )
     except (RuntimeError, ValueError) as error:
         raise TokenizerError(f"{name}: cannot train a vocabulary of {vocab_size}: {error}") from None
-    return SentencePieceTokenizer(model.getvalue())
+    return model.getvalue()
 
 
 def _segments(document: bytes) -> Iterator[bytes]:

@@ -22,8 +22,11 @@ from paramgolf.text.manifest import (
 )
 from paramgolf.text.shard_writer import write_folder
 from paramgolf.text.shards import MOST_TOKENS, Uint16, read_shard
+from paramgolf.text.sidecar import check_sidecars, is_sidecar, read_sidecar
+from paramgolf.text.split import Split, require_same_split
 from paramgolf.text.text import HeldOutText, TrainText, require_disjoint, require_train_text
 from paramgolf.text.tokenizer import Tokenizer, tokenizer_from_bytes
+from paramgolf.text.unseen import require_unseen
 
 SHARD_TOKENS = 100_000_000
 CONTEST_BOS = 1
@@ -38,6 +41,7 @@ class ShardFolder:
     manifest: dict[str, Any]
     train_files: tuple[Path, ...]
     held_out_files: tuple[Path, ...]
+    sidecar_files: tuple[Path, ...] = ()
 
     @staticmethod
     def open(path: Path, tokenizer: Tokenizer | None = None, check_ids: bool = True) -> ShardFolder:
@@ -53,7 +57,9 @@ class ShardFolder:
         train_files, held_out_files = shard_files(path)
         for shard in (*train_files, *held_out_files):
             read_shard(shard, tokenizer.vocab_size if check_ids else None)
-        return ShardFolder(path, tokenizer, manifest, train_files, held_out_files)
+        sidecar_files = find_sidecars(path)
+        check_sidecars(held_out_files, sidecar_files, tokenizer.boundary_id)
+        return ShardFolder(path, tokenizer, manifest, train_files, held_out_files, sidecar_files)
 
     def train_shards(self) -> list[Uint16]:
         """Memory maps uint16 of the training shards; raises `TextError` if there are none."""
@@ -66,6 +72,12 @@ class ShardFolder:
         if not self.held_out_files:
             raise TextError(f"{self.path} has no held-out shard ({HELD_OUT_GLOB})")
         return [read_shard(shard) for shard in self.held_out_files]
+
+    def held_out_sidecars(self) -> list[Uint16]:
+        """Bytes uint16 that each held-out token stands for, shard by shard; raises `TextError` if there are none."""
+        if not self.sidecar_files:
+            raise TextError(f"{self.path} has no sidecars of its held-out shards (*_val_bytes_*.bin)")
+        return [read_sidecar(shard) for shard in self.held_out_files]
 
     def held_out_documents(self) -> list[npt.NDArray[np.int32]]:
         """Ids int32 of each held-out document, without its BOS; raises `TextError` if there are no held-out shards.
@@ -85,8 +97,8 @@ class ShardFolder:
     @property
     def lossless(self) -> bool:
         """Whether the manifest says that every document comes back; False where nothing is known."""
-        sides = (self.manifest.get("train", {}), self.manifest.get("held_out", {}))
-        return all(side.get("documents_that_differ") == 0 for side in sides)
+        sides = [self.manifest[side] for side in ("train", "held_out") if side in self.manifest]
+        return bool(sides) and all(side.get("documents_that_differ") == 0 for side in sides)
 
     def verify(self) -> None:
         """Compare the SHA-256 of every file with the manifest; raise `ShardError` naming the first that differs."""
@@ -103,24 +115,66 @@ def shard_files(path: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Training and held-out shards of a folder by name; raise `TextError` if it has neither."""
     if not path.is_dir():
         raise TextError(f"no such folder of shards: {path}")
-    train, held_out = tuple(sorted(path.glob(TRAIN_GLOB))), tuple(sorted(path.glob(HELD_OUT_GLOB)))
+    train, held_out = (
+        tuple(sorted(file for file in path.glob(glob) if not is_sidecar(file.name)))
+        for glob in (TRAIN_GLOB, HELD_OUT_GLOB)
+    )
     if not train and not held_out:
         raise TextError(f"no shards in {path}: expected {TRAIN_GLOB} and {HELD_OUT_GLOB}; see 'paramgolf data prepare'")
     return train, held_out
 
 
+def find_sidecars(path: Path) -> tuple[Path, ...]:
+    """Sidecars of the held-out shards of a folder, by name."""
+    return tuple(sorted(file for file in path.glob(HELD_OUT_GLOB) if is_sidecar(file.name)))
+
+
 def prepare(
-    train: TrainText, held_out: HeldOutText, tokenizer: Tokenizer, out: Path, shard_tokens: int = SHARD_TOKENS
+    train: TrainText,
+    held_out: HeldOutText,
+    tokenizer: Tokenizer,
+    out: Path,
+    shard_tokens: int = SHARD_TOKENS,
+    split: Split | None = None,
 ) -> ShardFolder:
     """Write shards, tokenizer and manifest to the new folder `out`, and open it.
 
     The stream is, for every document, BOS and then `tokenizer.encode` of it (which is exact if the tokenizer is
-    lossless). A document may straddle two shards of its side. Work is done in `out` + `.partial`, which is renamed at
-    the end and removed on any failure. Raises `OutputError` if `out` exists or cannot be written (a full disk),
-    `LeakError` if a held-out document is in the training text, `TokenizerError` for a vocabulary beyond uint16.
+    lossless). A document may straddle two shards of its side. The manifest names the `split`. Work is done in `out` +
+    `.partial`, which is renamed at the end and removed on any failure. Raises `OutputError` if `out` exists or cannot
+    be written (a full disk), `LeakError` if a held-out document is in the training text, `TokenizerError` for a
+    vocabulary beyond uint16, `ShardError` if a sidecar cannot hold a token's bytes.
     """
     require_train_text(train, "preparing training shards")
     require_disjoint(train, held_out)
+    _write_new(train, held_out, tokenizer, out, shard_tokens, split)
+    return ShardFolder.open(out)
+
+
+def prepare_held_out(
+    held_out: HeldOutText, data: ShardFolder, out: Path, shard_tokens: int = SHARD_TOKENS, split: Split | None = None
+) -> ShardFolder:
+    """Held-out shards alone, for the training shards of `data` and with their tokenizer, in the new folder `out`.
+
+    Raises `LeakError` if `data` was made with another split, or if a held-out document is among its training documents
+    (compared by the hash of their tokens); else as `prepare`.
+    """
+    if split is not None:
+        require_same_split(data.manifest, split, str(data.path))
+    require_unseen(held_out, data.tokenizer, data.train_shards(), str(data.path))
+    _write_new(None, held_out, data.tokenizer, out, shard_tokens, split)
+    return ShardFolder.open(out)
+
+
+def _write_new(
+    train: TrainText | None,
+    held_out: HeldOutText,
+    tokenizer: Tokenizer,
+    out: Path,
+    shard_tokens: int,
+    split: Split | None,
+) -> None:
+    """Write a folder that did not exist before."""
     if tokenizer.vocab_size > 65536:
         raise TokenizerError(f"shards hold 16-bit ids; this vocabulary has {tokenizer.vocab_size}")
     if not 1 <= shard_tokens <= MOST_TOKENS:
@@ -133,16 +187,15 @@ def prepare(
     try:
         partial.mkdir(parents=True)
         try:
-            write_folder(train, held_out, tokenizer, partial, shard_tokens)
+            write_folder(train, held_out, tokenizer, partial, shard_tokens, split)
             partial.rename(out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     except OSError as error:
         # Bytes as one id each are the most that the shards can take.
-        most = 2 * (train.size() + held_out.size())
+        most = 2 * ((0 if train is None else train.size()) + held_out.size())
         raise OutputError(says_unwritten(out, most, error, at_most=True)) from None
-    return ShardFolder.open(out)
 
 
 def inspect(path: Path) -> dict[str, Any]:

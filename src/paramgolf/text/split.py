@@ -1,14 +1,82 @@
-"""Documents into training and held-out text, by content, so that the same documents always fall the same way."""
+"""Documents into training and held-out text: by content, so that the same documents always fall the same way, or the
+first so many, as the contest holds them out (spec pr2140.md 1.4).
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from paramgolf.errors import TextError
+from paramgolf.errors import LeakError, TextError
 from paramgolf.text.text import HeldOutText, TrainText
 
 DEFAULT_HELD_OUT_SHARE = 0.08
+
+
+@dataclass(frozen=True)
+class Split:
+    """How documents were divided, as a manifest names it.
+
+    `content`: `held_out` is a share, by each document's SHA-256; `first`: it is how many documents at the beginning.
+    """
+
+    rule: Literal["content", "first"]
+    held_out: float
+
+    def to_json(self) -> dict[str, object]:
+        """The manifest's entry."""
+        return {"rule": self.rule, "held_out": self.held_out}
+
+    def says(self) -> str:
+        """A few words."""
+        if self.rule == "first":
+            return f"the first {self.held_out:,} documents are held out"
+        return f"a share of {self.held_out:g} is held out by content"
+
+    @staticmethod
+    def of_manifest(manifest: Mapping[str, Any]) -> Split | None:
+        """The split of a folder of shards, None if its manifest does not name one."""
+        match manifest.get("split"):
+            case {"rule": "content" | "first" as rule, "held_out": int() | float() as held_out}:
+                return Split(rule, held_out)
+        return None
+
+
+def require_same_split(manifest: Mapping[str, Any], split: Split, where: str) -> None:
+    """Raise `LeakError` if training shards were made with another split than the held-out text that is asked for.
+
+    The contest's scripts differ here (10,000 or 50,000 documents): a model trained on what follows the first 10,000
+    has seen four fifths of the other set (spec pr2140.md 1.4). A manifest without a split says nothing.
+    """
+    found = Split.of_manifest(manifest)
+    if found is not None and found != split:
+        again = f"--held-out-first {found.held_out}" if found.rule == "first" else f"--held-out {found.held_out:g}"
+        raise LeakError(
+            f"the training shards of {where} were made with another split: there {found.says()}, here {split.says()};\n"
+            f"give {again}, or prepare the training shards again"
+        )
+
+
+def split_first(
+    documents: Sequence[bytes], name: str, count: int, *, leave_out_copies: bool = False
+) -> tuple[TrainText, HeldOutText]:
+    """Hold out the first `count` documents and learn from the rest.
+
+    With `leave_out_copies` training documents that are also held out are dropped; otherwise preparing refuses them.
+    Raises `TextError` if no document is left to learn from.
+    """
+    if not 0 < count < len(documents):
+        raise TextError(
+            f"{name}: cannot hold out the first {count:,} of {len(documents):,} documents: at least one must be held "
+            "out, and one be left to learn from"
+        )
+    held_out, train = documents[:count], documents[count:]
+    if leave_out_copies:
+        known = {document for document in held_out if document}
+        train = [document for document in train if document not in known]
+    return TrainText(f"{name}-train", train), HeldOutText(f"{name}-held-out", held_out)
 
 
 def split_documents(

@@ -61,5 +61,5 @@ def require_disjoint(train: TrainText, held_out: HeldOutText) -> None:
         if len(document) >= 64 and hashlib.sha256(document).digest() in known:
             raise LeakError(
                 f"held-out document {index} of {held_out.name!r} ({len(document)} bytes) is also in "
-                f"{train.name!r}; remove it from one of them"
+                f"{train.name!r}; remove it from one of them (data prepare --held-out-first: --leave-out-copies)"
             )

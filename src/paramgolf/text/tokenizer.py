@@ -58,6 +58,23 @@ def tokenizer_from_bytes(kind: str, model: bytes) -> Tokenizer:
     raise TokenizerError(f"unknown tokenizer kind {kind!r}; known: sentencepiece, caseops, bytes")
 
 
+def tokenizer_kind(kind: str, caseops: bool) -> str:
+    """`Tokenizer.kind` of what `TokenizerRecipe(kind, ..., caseops)` asks for."""
+    return "caseops" if caseops else kind
+
+
+def require_caseops(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
+    """Return a tokenizer over CaseOps streams; raise `TokenizerError` for any other."""
+    from paramgolf.errors import TokenizerError
+
+    if tokenizer.kind != "caseops":
+        raise TokenizerError(
+            f"{name} is no CaseOps model: it lacks user-defined symbols for U+E001..U+E004; "
+            "leave --caseops out, or train one (--tokenizer train --caseops)"
+        )
+    return tokenizer
+
+
 def load_tokenizer(name: str | Path) -> Tokenizer:
     """The byte tokenizer for the word `bytes`, else a SentencePiece `.model` file; raise `TokenizerError`.
 

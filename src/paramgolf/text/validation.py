@@ -69,6 +69,14 @@ def plain_denominator(tokens: Tokens, table: ByteTable) -> Denominator:
     return Denominator(targets, charged_bytes(tokens, table, 0, targets))
 
 
+def sidecar_denominator(token_bytes: npt.NDArray[np.integer]) -> Denominator:
+    """Every target once, with the bytes that a sidecar gives the T + 1 tokens; BOS and operators stand for none.
+
+    Spec pr2140.md 1.5. Raises `TextError` if there is no target.
+    """
+    return Denominator(_targets(token_bytes), int(token_bytes[1:].sum(dtype=np.int64)))
+
+
 def published_sliding_denominator(
     tokens: Tokens, table: ByteTable, window: int, stride: int, *, drop_short: bool = False
 ) -> Denominator:

@@ -1,0 +1,59 @@
+"""Is a held-out document among the documents of training shards? Compared by the hash of their tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from paramgolf.errors import LeakError
+from paramgolf.text.shards import Uint16
+from paramgolf.text.text import HeldOutText
+from paramgolf.text.tokenizer import Tokenizer
+
+LEAST_BYTES = 64  # of a document that is looked for: shorter ones may be alike by chance
+
+
+def require_unseen(held_out: HeldOutText, tokenizer: Tokenizer, shards: Sequence[Uint16], where: str) -> None:
+    """Raise `LeakError` with their number if documents of `held_out` are in the training shards of `tokenizer`.
+
+    Works for shards of any making, as long as each document begins with the tokenizer's BOS.
+    """
+    wanted = {
+        _hash(tokenizer.encode(document)): index
+        for index, document in enumerate(held_out.documents)
+        if len(document) >= LEAST_BYTES
+    }
+    seen = {wanted[found] for ids in documents_of(shards, tokenizer.boundary_id) if (found := _hash(ids)) in wanted}
+    if seen:
+        raise LeakError(
+            f"{len(seen):,} of {len(held_out.documents):,} held-out documents are also in the training shards of "
+            f"{where}, the first is document {min(seen):,};\nhold out others, or prepare the training shards again"
+        )
+
+
+def documents_of(shards: Sequence[Uint16], boundary_id: int) -> Iterator[npt.NDArray[np.integer]]:
+    """Ids of each document, without its BOS; a document may straddle shards."""
+    rest: list[npt.NDArray[np.integer]] = []
+    for shard in shards:
+        ids = np.asarray(shard)
+        starts = np.flatnonzero(ids == boundary_id)
+        head, *documents = np.split(ids, starts)
+        rest.append(head)
+        for document in documents:
+            if sum(map(len, rest)):
+                yield _without_boundary(rest, boundary_id)
+            rest = [document]
+    if sum(map(len, rest)):
+        yield _without_boundary(rest, boundary_id)
+
+
+def _without_boundary(parts: Sequence[npt.NDArray[np.integer]], boundary_id: int) -> npt.NDArray[np.integer]:
+    ids = np.concatenate(parts)
+    return ids[1:] if ids[0] == boundary_id else ids
+
+
+def _hash(ids: npt.NDArray[np.integer]) -> bytes:
+    return hashlib.sha256(ids.astype("<u2").tobytes()).digest()
