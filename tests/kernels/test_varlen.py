@@ -69,4 +69,4 @@ def test_whole_graph() -> None:
 def test_backends_on_a_cpu(dtype: torch.dtype) -> None:
     """On a CPU both calls say that no GPU kernel serves them."""
     assert attention_backend(torch.device("cpu"), dtype) == "sdpa"
-    assert varlen_backend(torch.device("cpu"), dtype) == "masked"
+    assert varlen_backend(torch.device("cpu"), dtype) == "by-length"

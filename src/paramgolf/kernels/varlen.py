@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from paramgolf.kernels.attention import attention_backend, flash_takes
+from paramgolf.kernels.attention import attention_backend, causal_attention, flash_takes
 
 HAS_TORCH_VARLEN = importlib.util.find_spec("torch.nn.attention.varlen") is not None
 
@@ -47,11 +47,18 @@ def varlen_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, lengths_S: Ten
         from paramgolf.kernels import torch_varlen
 
         return torch_varlen.causal_packed(q_NHK, k_NGK, v_NGK, ends_E, longest)
+    if backend == "by-length" and not torch.compiler.is_compiling():  # a graph cannot depend on lengths
+        return by_length_varlen_attention(q_NHK, k_NGK, v_NGK, lengths_S)
     return masked_varlen_attention(q_NHK, k_NGK, v_NGK, ends_E)
 
 
 def varlen_backend(device: torch.device, dtype: torch.dtype, head_size: int = 64) -> str:
-    """Which kernel `varlen_attention` takes: "flash-attention-3", "torch-varlen" or "masked" (memory grows with N²)."""
+    """Which kernel `varlen_attention` takes: "flash-attention-3", "torch-varlen", on a CPU "by-length", else "masked".
+
+    The memory of the last grows with N².
+    """
+    if device.type == "cpu":
+        return "by-length"
     if attention_backend(device, dtype, head_size) == "flash-attention-3":
         return "flash-attention-3"
     if device.type == "cuda" and flash_takes(dtype, head_size) and HAS_TORCH_VARLEN:
@@ -60,6 +67,23 @@ def varlen_backend(device: torch.device, dtype: torch.dtype, head_size: int = 64
         if torch_varlen.usable(device):
             return "torch-varlen"
     return "masked"
+
+
+def by_length_varlen_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, lengths_S: Tensor) -> Tensor:
+    """`varlen_attention` of documents of one length at a time, as a batch: no work between documents.
+
+    It reads the lengths, which a CPU need not wait for.
+    """
+    lengths = lengths_S.tolist()
+    parts = [torch.split(x, lengths) for x in (q_NHK, k_NGK, v_NGK)]
+    read: list[Tensor] = [q_NHK[:0]] * len(lengths)
+    for length in set(lengths) - {0}:
+        same = [document for document, each in enumerate(lengths) if each == length]
+        q, k, v = (torch.stack([part[document] for document in same]).transpose(1, 2) for part in parts)
+        out = causal_attention(q, k, v).transpose(1, 2)
+        for document, rows in zip(same, out.unbind(), strict=True):
+            read[document] = rows
+    return torch.cat(read)
 
 
 def masked_varlen_attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, ends_E: Tensor) -> Tensor:
