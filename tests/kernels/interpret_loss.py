@@ -26,21 +26,27 @@ def limit_pieces(vocabulary: int, dtype: torch.dtype) -> None:
     loss_triton.PIECE_BYTES = PIECE * vocabulary * dtype.itemsize
 
 
-def value_and_gradients(function, h, head, targets, softcap: float) -> list[torch.Tensor]:
+def value_and_gradients(function, h, head, targets, softcap) -> list[torch.Tensor]:
+    learnt = [softcap] if isinstance(softcap, torch.Tensor) else []
     value = function(h, head, targets, softcap)
-    return [value, *torch.autograd.grad(value * 3.0, (h, head))]
+    return [value, *torch.autograd.grad(value * 3.0, (h, head, *learnt))]
 
 
-def differences(dtype: torch.dtype, count: int, vocabulary: int, softcap: float, block: int) -> dict[str, object]:
-    """Of value and both gradients from the plain definition in float64 on the same numbers."""
+def differences(dtype: torch.dtype, count: int, vocabulary: int, softcap, block: int) -> dict[str, object]:
+    """Of value and gradients (of a pair of caps too) from the plain definition in float64 on the same numbers."""
+    case = f"{dtype} N={count} V={vocabulary} softcap={softcap} block={block}"
+    exact_cap = softcap
+    if isinstance(softcap, tuple):
+        softcap = torch.tensor(softcap, requires_grad=True)
+        exact_cap = softcap.detach().double().requires_grad_()
     limit_pieces(vocabulary, dtype)
     loss_triton.MAX_BLOCK = block
     h, head, targets = draw(count, vocabulary, dtype)
     fused = value_and_gradients(fused_softcapped_loss, h, head, targets, softcap)
     exact = [x.detach().double().requires_grad_() for x in (h, head)]
-    plain = value_and_gradients(plain_softcapped_loss, *exact, targets, softcap)
+    plain = value_and_gradients(plain_softcapped_loss, *exact, targets, exact_cap)
     return {
-        "case": f"{dtype} N={count} V={vocabulary} softcap={softcap} block={block}",
+        "case": case,
         "dtypes": [str(x.dtype) for x in fused],
         "absolute": [float((a.detach() - b.detach()).abs().max()) for a, b in zip(fused, plain, strict=True)],
         "relative": [
@@ -67,10 +73,17 @@ def frozen() -> dict[str, bool]:
         bare = fused_softcapped_loss(h, head, targets, 30.0)
     (only_h,) = torch.autograd.grad(fused_softcapped_loss(h, head.detach(), targets, 30.0) * 3.0, h)
     (only_head,) = torch.autograd.grad(fused_softcapped_loss(h.detach(), head, targets, 30.0) * 3.0, head)
+    caps = torch.tensor([30.0, 30.0], requires_grad=True)
+    learnt, grad_h_too, grad_head_too, grad_caps = value_and_gradients(fused_softcapped_loss, h, head, targets, caps)
+    (only_caps,) = torch.autograd.grad(fused_softcapped_loss(h.detach(), head.detach(), targets, caps) * 3.0, caps)
     return {
         "bare": torch.equal(bare, value.detach()) and not bare.requires_grad,
         "h": torch.equal(only_h, grad_h),
         "head": torch.equal(only_head, grad_head),
+        "caps": torch.equal(only_caps, grad_caps),
+        "equal caps": torch.equal(learnt, value)
+        and torch.equal(grad_h_too, grad_h)
+        and torch.equal(grad_head_too, grad_head),
     }
 
 
@@ -83,11 +96,13 @@ def compiled() -> dict[str, bool]:
         return fused_softcapped_loss(h * 2.0, head.to(h.dtype), targets, softcap) + 1.0
 
     fast = torch.compile(function, fullgraph=True, backend="aot_eager")
-    eager = value_and_gradients(function, h, head, targets, 30.0)
-    graph = value_and_gradients(fast, h, head, targets, 30.0)
+    equal = True
+    for softcap in (torch.tensor([30.0, 3.0], requires_grad=True), 30.0):
+        eager = value_and_gradients(function, h, head, targets, softcap)
+        graph = value_and_gradients(fast, h, head, targets, softcap)
+        equal = equal and all(torch.equal(a, b) for a, b in zip(eager, graph, strict=True))
     with torch.no_grad():
         bare = fast(h, head, targets, 30.0)
-    equal = all(torch.equal(a, b) for a, b in zip(eager, graph, strict=True))
     return {"equal": equal, "bare": torch.equal(bare, eager[0].detach())}
 
 
@@ -95,7 +110,8 @@ def registered() -> dict[str, str]:
     """Torch's own checks of an operator: schema, gradients' registration, shapes without data, whole-graph tracing."""
     h, head, targets = draw(2, 5, torch.float32)
     operator = torch.ops.paramgolf.softcapped_loss.default
-    return torch.library.opcheck(operator, (h, head, targets, 30.0, True, True))
+    caps = torch.tensor([30.0, 20.0], requires_grad=True)
+    return torch.library.opcheck(operator, (h, head, targets, caps, True, True, True))
 
 
 def peak_rows() -> int:
@@ -121,7 +137,7 @@ def main() -> None:
     cases = [
         differences(dtype, count, vocabulary, softcap, block)
         for dtype in (torch.float32, torch.bfloat16)
-        for softcap in (30.0, 0.5)
+        for softcap in (30.0, 0.5, (4.0, 0.7))
         for count, vocabulary, block in sizes
     ]
     report = {

@@ -24,20 +24,22 @@ def report() -> dict:
 
 
 def test_float32_equals_plain(report: dict) -> None:
-    """Loss and gradients equal the definition in float64 to 1e-5: odd sizes, several blocks, any softcap."""
+    """Loss and gradients equal the definition in float64 to 1e-5: odd sizes, several blocks, any softcap or pair."""
     cases = [case for case in report["cases"] if "float32" in case["case"]]
-    assert len(cases) == 12
+    assert len(cases) == 18
+    assert sum(len(case["dtypes"]) == 4 for case in cases) == 6  # with gradients of both caps
     for case in cases:
-        assert case["dtypes"] == ["torch.float32"] * 3, case
+        assert set(case["dtypes"]) == {"torch.float32"}, case
         assert max(case["absolute"]) < 1e-5, case
 
 
 def test_bfloat16_equals_plain_to_its_rounding(report: dict) -> None:
     """From bfloat16 states the loss is float32, and errors are those of scores and gradients rounded once to 8 bits."""
     cases = [case for case in report["cases"] if "bfloat16" in case["case"]]
-    assert len(cases) == 12
+    assert len(cases) == 18
     for case in cases:
-        assert case["dtypes"] == ["torch.float32", "torch.bfloat16", "torch.bfloat16"], case
+        assert case["dtypes"][:3] == ["torch.float32", "torch.bfloat16", "torch.bfloat16"], case
+        assert set(case["dtypes"][3:]) <= {"torch.float32"}, case
         assert case["relative"][0] < 1e-3, case
         assert max(case["relative"]) < 2e-2, case
 
@@ -49,8 +51,8 @@ def test_saturated_logits_stay_finite(report: dict) -> None:
 
 
 def test_only_wanted_gradients(report: dict) -> None:
-    """Under no_grad, or with one input frozen, value and remaining gradient are bitwise the same."""
-    assert report["frozen"] == {"bare": True, "h": True, "head": True}
+    """Under no_grad, or with inputs frozen, value and remaining gradients are bitwise the same; so are equal caps'."""
+    assert report["frozen"] == dict.fromkeys(("bare", "h", "head", "caps", "equal caps"), True)
 
 
 def test_whole_graph(report: dict) -> None:
@@ -64,8 +66,9 @@ def test_one_piece_of_scores_at_a_time(report: dict) -> None:
     assert report["peak_rows"] == 7
 
 
-@pytest.mark.parametrize("pointer,vocabulary", [("*bf16", 1024), ("*fp32", 8192), ("*bf16", 1000)])
-def test_compiles_for_hopper(pointer: str, vocabulary: int) -> None:
+@pytest.mark.parametrize("caps", [False, True])
+@pytest.mark.parametrize("pointer,vocabulary", [("*bf16", 1024), ("*fp32", 8192), ("*bf16", 1000), ("*bf16", 8192)])
+def test_compiles_for_hopper(pointer: str, vocabulary: int, caps: bool) -> None:
     """It becomes sm_90 machine code without a GPU; rows that are a multiple of 16 move 16 bytes at a time."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -74,10 +77,10 @@ def test_compiles_for_hopper(pointer: str, vocabulary: int) -> None:
     from paramgolf.kernels.loss_triton import _softcap_row_kernel
 
     block = min(4096, triton.next_power_of_2(vocabulary))
-    constants = {"VOCABULARY": vocabulary, "WANTS_GRADIENT": True, "BLOCK": block}
-    signature = {"scores": pointer, "targets": "*i64", "losses": "*fp32", "stride": "i32", "softcap": "fp32"}
-    signature |= dict.fromkeys(constants, "constexpr")
-    aligned = [0, 1, 3] if vocabulary % 16 == 0 else []
+    constants = {"VOCABULARY": vocabulary, "WANTS_GRADIENT": True, "WANTS_CAPS": caps, "BLOCK": block}
+    signature = {"scores": pointer, "targets": "*i64", "losses": "*fp32", "caps": "*fp32", "caps_gradients": "*fp32"}
+    signature |= {"stride": "i32"} | dict.fromkeys(constants, "constexpr")
+    aligned = [0, 1, 5] if vocabulary % 16 == 0 else []
     attributes = {(index,): [["tt.divisibility", 16]] for index in aligned}
     source = ASTSource(_softcap_row_kernel, signature, constants, attributes)
     options = {"num_warps": 4, "enable_fp_fusion": True}
