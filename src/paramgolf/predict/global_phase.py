@@ -1,12 +1,12 @@
 """All weights train on documents that were already scored (phased test-time training, PR #1855, #2014, #2140).
 
 Once enough documents have ended, all of them are used once: cut at the window, each with the boundary before its first
-token, packed so that none sees another, in steps of `global_chunk` tokens on a cosine of the learning rate. Every token
-is the target of at most one step of a phase, no document is left out, and the ranks share each step by sequences of
-equal weight to a token (the published phase dropped the longest documents and the end of each chunk, doubled boundaries
+token, in steps of `global_chunk` tokens on a cosine of the learning rate. Every token is the target of at most one step
+of a phase, no document is left out, and all tokens of a step weigh the same however many ranks share it (the published
+phase dropped the longest documents and the end of each chunk, doubled boundaries
 and weighed ranks unequally: spec pr2140.md 5.4 and 8, item 23). Settings: `ScoreRecipe.global_*`.
 
-Legend: N tokens of all sequences of a pass.
+Legend: F sequences of a pass, W inputs of the longest, N real ones of all, D width.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from paramgolf.kernels.varlen import Documents
 from paramgolf.model.gpt import GPT
 from paramgolf.predict.learning import Learning
 from paramgolf.predict.lora_layout import Part
 from paramgolf.predict.protocol import Chunk, Int64
-from paramgolf.predict.ttt_step import GPU_PASS_TOKENS, PASS_TOKENS, add_up_gradients
+from paramgolf.predict.ttt_step import GPU_PASS_TOKENS, IGNORED, PASS_TOKENS, add_up_gradients
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import ScoreRecipe
 
@@ -36,7 +35,7 @@ class GlobalPhases:
     a document has ended when its lane begins the next; with one lane wherever the stream's length is a multiple of
     `score.chunk`, and the boundary ends it. So both sides of a code agree on when.
 
-    An update whose gradient or weights are not finite is taken back, and no other phase is run.
+    A phase that meets a gradient or weights that are not finite is taken back, and no other is run.
     """
 
     def __init__(self, model: GPT, recipe: ScoreRecipe, boundary_id: int, lanes: int, ranks: Ranks) -> None:
@@ -67,13 +66,14 @@ class GlobalPhases:
         begin = time.perf_counter()
         self._due = [count for count in self._due if count > len(self._ended)]
         steps = training_steps(self._ended, self._boundary_id, self._recipe)
-        taken = train_on_all(self._model, steps, self._recipe, self._ranks)
-        learning.updates += taken
-        if taken < len(steps):
+        broken = train_on_all(self._model, steps, self._recipe, self._ranks)
+        if broken is None:
+            learning.updates += len(steps)
+        else:
             self._due = []
             learning.stopped = (
-                f"step {taken + 1} of {len(steps)} on all weights, after {observed:,} tokens, met numbers that are not "
-                "finite: the weights stay those before it"
+                f"step {broken + 1} of {len(steps)} on all weights, after {observed:,} tokens, met numbers that are "
+                "not finite: the weights stay those before the first"
             )
         if not self._due:
             self._ended, self._open = [], [[] for _ in self._open]
@@ -121,49 +121,64 @@ def global_rate(recipe: ScoreRecipe, step: int, chunks: int) -> float:
     return recipe.global_lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(chunks - 1, 1))))
 
 
-def train_on_all(model: GPT, steps: Sequence[Sequence[Int64]], recipe: ScoreRecipe, ranks: Ranks) -> int:
-    """One step of SGD with momentum for each of `steps`; how many were taken before numbers were not finite.
+def train_on_all(model: GPT, steps: Sequence[Sequence[Int64]], recipe: ScoreRecipe, ranks: Ranks) -> int | None:
+    """One step of SGD with momentum for each of `steps`; the gradient is that of the mean loss over all of its tokens.
 
-    The gradient is that of the mean loss over all tokens of a step, added up over the ranks and clipped.
+    The step that met numbers that are not finite, or None: then the weights are those before the first.
     """
-    weights = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    weights = list(model.parameters())
+    before = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.SGD(weights, lr=recipe.global_lr, momentum=recipe.global_momentum)
     model.requires_grad_(True)
-    taken = 0
+    broken = None
     for index, sequences in enumerate(steps):
         optimizer.param_groups[0]["lr"] = global_rate(recipe, index, len(steps) + 1)
-        before = [weight.detach().clone() for weight in weights]
-        for weight in weights:
-            weight.grad = None
-        _backward(model, sequences, ranks)
-        add_up_gradients(weights, ranks)
-        norm = torch.nn.utils.clip_grad_norm_(weights, recipe.global_clip_norm)
-        if math.isfinite(float(norm)):
-            optimizer.step()
-        finite = torch.stack([norm.isfinite(), *(weight.detach().isfinite().all() for weight in weights)])
-        if not bool(finite.all()):
-            with torch.no_grad():
-                for weight, old in zip(weights, before, strict=True):
-                    weight.copy_(old)
+        if not _finite_step(model, sequences, optimizer, recipe.global_clip_norm, ranks):
+            broken = index
             break
-        taken += 1
-    for weight in weights:
-        weight.grad = None
+    optimizer.zero_grad()
     model.requires_grad_(False)
-    return taken
+    if broken is not None:
+        with torch.no_grad():
+            for weight, old in zip(weights, before, strict=True):
+                weight.copy_(old)
+    return broken
+
+
+def _finite_step(
+    model: GPT, sequences: Sequence[Int64], optimizer: torch.optim.Optimizer, clip_norm: float, ranks: Ranks
+) -> bool:
+    """Add up the gradients of all ranks, clip, and step; whether gradient and weights were finite."""
+    weights = list(model.parameters())
+    optimizer.zero_grad()
+    _backward(model, sequences, ranks)
+    add_up_gradients(weights, ranks)
+    norm = torch.nn.utils.clip_grad_norm_(weights, clip_norm)
+    optimizer.step()
+    finite = torch.stack([norm.isfinite(), *(weight.detach().isfinite().all() for weight in weights)])
+    return bool(finite.all())
 
 
 def _backward(model: GPT, sequences: Sequence[Int64], ranks: Ranks) -> None:
-    """Add this rank's part of the gradient of the mean loss over all tokens of the sequences."""
+    """Add this rank's part of the gradient of the mean loss over all tokens of the sequences.
+
+    A sequence is a row of its own, so that no part of a model sees its neighbour; rows of a pass are about as long.
+    """
     device = model.embedding.weight.device
     real = sum(len(sequence) - 1 for sequence in sequences)
-    mine = sequences[len(sequences) * ranks.rank // ranks.world : len(sequences) * (ranks.rank + 1) // ranks.world]
+    mine = sorted(sequences, key=len, reverse=True)[ranks.rank :: ranks.world]
     most = PASS_TOKENS if device.type == "cpu" else GPU_PASS_TOKENS
-    with torch.enable_grad():
-        for part in runs(mine, most):
-            lengths = [len(sequence) - 1 for sequence in part]
-            inputs_1N = torch.from_numpy(np.concatenate([sequence[:-1] for sequence in part])[None]).to(device)
-            targets_1N = torch.from_numpy(np.concatenate([sequence[1:] for sequence in part])[None]).to(device)
-            documents = Documents(torch.tensor(lengths, device=device), max(lengths))
-            loss = model.loss(inputs_1N, targets_1N, documents=documents) * (sum(lengths) / real)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's
+    while mine:
+        width = len(mine[0]) - 1
+        rows = max(1, most // width)
+        part, mine = mine[:rows], mine[rows:]
+        inputs_FW = np.full((len(part), width), part[0][0], dtype=np.int64)
+        targets_FW = np.full((len(part), width), IGNORED, dtype=np.int64)
+        for row, sequence in enumerate(part):
+            inputs_FW[row, : len(sequence) - 1] = sequence[:-1]
+            targets_FW[row, : len(sequence) - 1] = sequence[1:]
+        chosen = targets_FW != IGNORED
+        with torch.enable_grad():
+            h_ND = model.hidden(torch.from_numpy(inputs_FW).to(device))[torch.from_numpy(chosen).to(device)]
+            loss = model.next_token_loss(h_ND[None], torch.from_numpy(targets_FW[chosen]).to(device)[None])
+            (loss * (int(chosen.sum()) / real)).backward()  # type: ignore[no-untyped-call]  # torch's

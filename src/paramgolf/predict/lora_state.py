@@ -33,7 +33,7 @@ class LaneAdapters:
         self.resting: Bool = np.zeros(adapters.lanes, dtype=np.bool_)
 
     def fresh_in(self, lanes: Bool) -> LaneAdapters:
-        """With a new document in some lanes [L]: B and moments at nought, A as at first, or with `lora_keeps_inner` kept."""
+        """With a new document in some lanes [L]: B and moments at nought, A as at first (`lora_keeps_inner`: kept)."""
         if not lanes.any():
             return self
         fresh = self._copy()
