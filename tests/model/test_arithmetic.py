@@ -50,6 +50,23 @@ RECIPES = [
         gated_mlp=True,
         routed_layers=(0, 2, 3),
     ),
+    ModelRecipe(
+        layers=6,
+        width=48,
+        heads=6,
+        kv_heads=3,
+        smear="gated",
+        unet=True,
+        skip_gates=True,
+        looped_layers=(1, 2),
+        loops=3,
+        parallel_layers=2,
+        sparse_gates=True,
+        asymmetric_softcap=True,
+        residual_mix=True,
+        value_layers=(2, 5),
+        value_width=7,
+    ),
 ]
 
 
@@ -72,9 +89,19 @@ def test_matrix_flops_equal_the_counted_ones(recipe: ModelRecipe) -> None:
         GPT(recipe, 64).requires_grad_(False)(torch.zeros(4, 1, dtype=torch.int64))
     counts = counter.get_flop_counts()["Global"]
     products = sum(count for operation, count in counts.items() if str(operation) in ("aten.mm", "aten.addmm"))
-    attention = recipe.layers * 2 * recipe.width * 2
+    attention = recipe.visits() * 2 * recipe.width * 2
     assert products == 4 * (flops_per_token(recipe, 64, 1, backward=False) - attention)
     assert flops_per_token(recipe, 64, 9) == 3 * flops_per_token(recipe, 64, 9, backward=False)
+
+
+def test_flops_of_loops() -> None:
+    """Each further run of a looped layer costs what the layer costs; before the loops begin it runs once."""
+    recipe = dataclasses.replace(RECIPES[-1], value_layers=())
+    layer = 48 * (48 * 2 + 24 * 2 + 144 * 2) + 6 * 12  # a product for each weight
+    attention = 2 * 48 * (9 + 1)
+    once, looped = (flops_per_token(recipe, 64, 9, backward=False, looping=looping) for looping in (False, True))
+    assert looped - once == 2 * 2 * (2 * layer + attention)
+    assert once == flops_per_token(dataclasses.replace(recipe, looped_layers=()), 64, 9, backward=False)
 
 
 def test_arithmetic_needs_no_torch() -> None:

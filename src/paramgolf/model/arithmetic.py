@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from paramgolf.recipe import ModelRecipe
 
@@ -102,14 +103,19 @@ def parameter_count(recipe: ModelRecipe, vocab_size: int) -> int:
     return sum(math.prod(shape) for shape in parameter_shapes(recipe, vocab_size).values())
 
 
-def flops_per_token(recipe: ModelRecipe, vocab_size: int, sequence: int, *, backward: bool = True) -> int:
+def flops_per_token(
+    recipe: ModelRecipe, vocab_size: int, sequence: int, *, backward: bool = True, looping: bool = True
+) -> int:
     """Floating-point operations for one token of training (or of inference, without `backward`).
 
     Two for each weight of a matrix product (the embedding serves as the head; look-ups are free), two products of
     attention over `(sequence + 1) / 2` positions on average, and the backward pass at twice the forward one. Norms,
     rotary, softmax and other pointwise work are left out (PaLM, appendix B, with the causal half counted once). A
     routed MLP counts in full: training computes all of it, and reading out leaves about `1 - routed_share` of it away.
+    A looped layer counts once for each of its runs; without `looping` (`train.loop_from`) it runs once. In packed rows
+    `sequence` is the length of a document.
     """
+    recipe = recipe if looping else replace(recipe, looped_layers=())
     looked_up = set(TABLES) - {"embedding.weight"}
     weights = sum(
         math.prod(shape) * _times_used(recipe, name)

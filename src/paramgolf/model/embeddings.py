@@ -91,9 +91,8 @@ class GatedSmear(nn.Module):
 
     def forward(self, x_BTD: Tensor, tokens_BT: Tensor) -> Tensor:
         gate_C = self.gate.to(x_BTD.dtype)
-        share_BT1 = self.scale.to(x_BTD.dtype) * torch.sigmoid(
-            functional.linear(x_BTD[..., : len(gate_C)], gate_C[None])
-        )
+        score_BT1 = (x_BTD[..., : len(gate_C)] * gate_C).sum(dim=-1, keepdim=True)
+        share_BT1 = self.scale.to(x_BTD.dtype) * torch.sigmoid(score_BT1)
         share_BT1 = share_BT1 * (tokens_BT != self.boundary_id)[:, :, None].to(x_BTD.dtype)
         return x_BTD + share_BT1 * functional.pad(x_BTD[:, :-1], (0, 0, 1, 0))
 
