@@ -248,7 +248,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
         {"reproducible": "FAIL"},
     ),
     "scored by an exhibit": (set_score("adapt", "exhibit:two-pass"), {"reproducible": "FAIL"}),
-    "scored in other chunks": (lambda run: rewrite_bits(run, plan=lambda p: p * [1, 2]), {"reproducible": "FAIL"}),
+    "scored in other chunks": (lambda run: rewrite_bits(run, plan=lambda p: p * [1, 2, 1]), {"reproducible": "FAIL"}),
     "score without artifact": (set_score("artifact_digest", ""), {"reproducible": "UNPROVEN"}),
     "training too long": (set_phase("train", 601.0), {"ledger": "FAIL"}),
     "calibration hidden off the clock": (add_phase("GPTQ Hessians", False, 601.0, 11.0), {"ledger": "FAIL"}),

@@ -166,7 +166,8 @@ def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int 
         candidates=size.candidates,
         decoded_tokens=size.decoded,
     )
-    order = plan([len(ids) for ids in tokens], lanes=lanes, chunk=artifact.recipe.score.chunk)
+    settings = artifact.recipe.score
+    order = plan([len(ids) for ids in tokens], lanes=lanes, chunk=settings.chunk, order=settings.order)
     try:
         with Meter("score", "tokens") as meter:
             progress = _progress(meter)

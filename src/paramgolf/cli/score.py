@@ -136,6 +136,11 @@ def _show(judged: Judged, output: Output) -> None:
         output.say(f"{found.bpb:.4f} bits per byte: {found.total_bits:,.0f} bits for {found.bytes:,} bytes")
         speed = found.tokens / found.seconds if found.seconds > 0 else 0.0
         output.say(f"{found.tokens:,} tokens in {found.seconds:.1f} s ({speed:,.0f} tokens/s), adapt {found.adapt}")
+        if found.plan.order != "stream":
+            output.say(
+                f"documents {found.plan.order}: {found.side_bits:,} bits tell the order (the contest charges none; "
+                f"naming it alone takes {found.plan.permutation_bits:,.0f})"
+            )
         _show_time(found, output)
         if found.documents_not_lossless:
             documents = len(found.plan.lengths)

@@ -9,13 +9,16 @@ Legend: D documents.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import RecipeError
 from paramgolf.predict.protocol import Int64
+
+if TYPE_CHECKING:
+    from paramgolf.recipe import ScoreRecipe
 
 Order = Literal["stream", "longest-first"]
 OrderClass = Literal["stream", "permuted-stateless", "permuted-stateful"]
@@ -44,6 +47,19 @@ def permutation_bits(order: str, lengths: npt.ArrayLike) -> float:
     _, equal = np.unique(sizes, return_counts=True)
     nats = math.lgamma(len(sizes) + 1) - sum(math.lgamma(count + 1) for count in equal.tolist())
     return max(nats, 0.0) / math.log(2.0)
+
+
+def carries(adapt: str, settings: ScoreRecipe, lanes: int) -> bool:
+    """Whether the score of a document may depend on documents scored before it; True where that is not known.
+
+    In one lane the model's window reaches over boundaries; in several each document begins anew, so the model alone
+    carries nothing, and neither do adapters and deltas that begin anew with it.
+    """
+    if lanes == 1:
+        return True
+    if adapt == "lora":
+        return settings.lora_keeps_inner or settings.global_documents > 0
+    return adapt not in ("none", "slot")
 
 
 def order_class(order: str, *, carries: bool) -> OrderClass:

@@ -34,7 +34,7 @@ def partial_record(partial: Partial | None, ledger: Sequence[Entry], says: str) 
         "bits_credited": bits,
         "bits_per_token": bits / count if count else None,
         "seconds_of_scoring": partial.seconds,
-        "plan": {"lanes": partial.plan.lanes, "chunk": partial.plan.chunk},
+        "plan": {"lanes": partial.plan.lanes, "chunk": partial.plan.chunk, "order": partial.plan.order},
         "text_digest": partial.text_digest,
         "partial_audit": partial.audit.record(),
     }

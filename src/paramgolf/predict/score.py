@@ -77,7 +77,7 @@ class Score:
 
     @property
     def side_bits(self) -> int:
-        """Bits of the number of tokens (one lane) or of the document lengths (several)."""
+        """Bits of the number of tokens (one lane in the stream's order) or of the document lengths."""
         return self.plan.side_bits
 
     @property
@@ -193,11 +193,14 @@ def combine(parts: Sequence[Score]) -> Score:
     Raises `ValueError` unless there is exactly one part a rank, all of one plan and text.
     """
     first = parts[0]
-    facts = {(p.plan.lanes, p.plan.chunk, p.plan.world, p.plan.lengths.tobytes(), p.text_digest) for p in parts}
+    facts = {
+        (p.plan.lanes, p.plan.chunk, p.plan.world, p.plan.order, p.plan.lengths.tobytes(), p.text_digest) for p in parts
+    }
     if len(facts) > 1 or sorted(p.plan.rank for p in parts) != list(range(first.plan.world)):
         raise ValueError(f"cannot combine ranks {[p.plan.rank for p in parts]} of {len(facts)} different plans")
     lanes = first.plan.lanes
-    whole = make_plan(first.plan.lengths.tolist(), lanes=lanes * first.plan.world, chunk=first.plan.chunk)
+    everyone, order = lanes * first.plan.world, first.plan.order
+    whole = make_plan(first.plan.lengths.tolist(), lanes=everyone, chunk=first.plan.chunk, order=order)
     rank_of_token = np.repeat(whole.segments.lane // lanes, whole.segments.length)
     bits = np.empty(whole.token_count, dtype=np.float64)
     for part in parts:

@@ -1,9 +1,10 @@
 """A score on the disk: `score.json` to read, `bits.npz` to check it by and to compare two runs token by token.
 
 `bits.npz` holds plain arrays: `bits` float64 [N] in plan order, `document` int32 [N], `lengths` int64 [D] in tokens,
-`plan` int64 [2] (lanes, chunk), `digest` (of the text, as ASCII bytes), `sizes` int64 [D] raw bytes and `hashes` uint64
-[D] of the documents (both empty if unknown). Both files are read as if a stranger had written them: no pickle, nothing
-decompressed, no array larger than the file.
+`plan` int64 [3] (lanes, chunk, number of the order in `orders.ORDERS`; [2] in files from before there were several),
+`digest` (of the text, as ASCII bytes), `sizes` int64 [D] raw bytes and `hashes` uint64 [D] of the documents (both empty
+if unknown). Both files are read as if a stranger had written them: no pickle, nothing decompressed, no array larger
+than the file.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from paramgolf.clock import entries_of
 from paramgolf.errors import OutputError, RunError, TextError
 from paramgolf.predict.audit_record import Audit
 from paramgolf.predict.learning import Learning
+from paramgolf.predict.orders import ORDERS
 from paramgolf.predict.plan import Plan, plan
 from paramgolf.predict.score import Score
 from paramgolf.run_folder import RunFolder, write_atomically
@@ -63,7 +65,7 @@ def score_record(score: Score) -> dict[str, Any]:
         "forgotten": score.forgotten,
         "ledger": [dataclasses.asdict(entry) for entry in score.ledger],
         "documents": len(score.plan.lengths),
-        "plan": {"lanes": score.plan.lanes, "chunk": score.plan.chunk},
+        "plan": {"lanes": score.plan.lanes, "chunk": score.plan.chunk, "order": score.plan.order},
         "text": {"name": score.text_name, "digest": score.text_digest},
         "artifact_digest": score.artifact_digest,
         "adapt": score.adapt,
@@ -144,9 +146,13 @@ def _per_document(arrays: dict[str, npt.NDArray[Any]], name: str) -> npt.NDArray
 def plan_of(arrays: dict[str, npt.NDArray[Any]]) -> Plan:
     """Make the plan anew from the recorded lengths and shape; `RunError` if it does not credit that many tokens."""
     shape, lengths, found = arrays["plan"].tolist(), arrays["lengths"], len(arrays["bits"])
-    if len(shape) != 2 or not 1 <= shape[0] <= MAX_LANES or not 1 <= shape[1] <= MAX_CHUNK:
+    if len(shape) == 2:
+        shape = [*shape, ORDERS.index("stream")]
+    most = (MAX_LANES, MAX_CHUNK, len(ORDERS) - 1)
+    if len(shape) != 3 or not all(low <= one <= high for low, one, high in zip((1, 1, 0), shape, most, strict=True)):
         raise RunError(
-            f"{BITS_FILE}: plan {shape} should be lanes (1..{MAX_LANES}) and tokens a chunk (1..{MAX_CHUNK})"
+            f"{BITS_FILE}: plan {shape} should be lanes (1..{MAX_LANES}), tokens a chunk (1..{MAX_CHUNK}) and an order "
+            f"(0..{most[2]})"
         )
     # Floats: stranger's numbers may not overflow into a sum that fits.
     expected = lengths.sum(dtype=np.float64) + (len(lengths) if shape[0] == 1 else 0)
@@ -154,7 +160,7 @@ def plan_of(arrays: dict[str, npt.NDArray[Any]]) -> Plan:
         raise RunError(
             f"{BITS_FILE}: {len(lengths)} documents make {expected:.0f} tokens to credit, found {found} bits"
         )
-    return plan(lengths.tolist(), lanes=shape[0], chunk=shape[1])
+    return plan(lengths.tolist(), lanes=shape[0], chunk=shape[1], order=ORDERS[shape[2]])
 
 
 def digest_of(arrays: dict[str, npt.NDArray[Any]]) -> str:
@@ -249,7 +255,7 @@ def _npz(score: Score) -> bytes:
         "bits": score.bits,
         "document": score.plan.document_index(),
         "lengths": score.plan.lengths,
-        "plan": np.array([score.plan.lanes, score.plan.chunk]),
+        "plan": np.array([score.plan.lanes, score.plan.chunk, ORDERS.index(score.plan.order)]),
         "digest": np.frombuffer(score.text_digest.encode("ascii"), dtype=np.uint8),
         "sizes": none if score.document_bytes is None else score.document_bytes,
         "hashes": none if score.document_hashes is None else score.document_hashes,

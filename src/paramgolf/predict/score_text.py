@@ -56,7 +56,8 @@ def score_text(
     with evaluation.phase("tokenise"):
         part = text if limit is None else first_documents(text, limit)
         tokens = encode_documents(tokenizer, part.documents)
-        order = plan([len(ids) for ids in tokens], lanes=settings.lanes, chunk=settings.chunk)
+        lengths = [len(ids) for ids in tokens]
+        order = plan(lengths, lanes=settings.lanes, chunk=settings.chunk, order=settings.order)
     with evaluation.phase("build predictor"):
         ranks = evaluation.ranks if evaluation.ranks.world > 1 else None
         predictor = build_predictor(artifact, chosen, lanes=settings.lanes, tokens=order.token_count, ranks=ranks)

@@ -233,8 +233,10 @@ def _separation(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
 
 
 def _scored_again(found: Evidence, subject: Subject, text: HeldOutText, seed: int) -> tuple[Finding, ...]:
-    """Bits of the first documents once more; nothing for several lanes, where a sample takes another order."""
+    """Bits of the first documents once more; nothing for several lanes or where the first are not scored first."""
     if found.arrays is None or found.plan is None or found.plan.lanes * subject.lanes != 1:
+        return ()
+    if found.plan.order != "stream":
         return ()
     predictor = subject.fresh(found.plan.token_count)
     slow = _seconds_of_a_row(predictor) > SLOW_ROW

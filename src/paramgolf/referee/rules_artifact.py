@@ -68,4 +68,6 @@ def unlike_artifact(found: Evidence, settings: ScoreRecipe) -> str:
     if order is not None and (order.lanes, order.chunk) != (settings.lanes, settings.chunk):
         recorded = f"{order.lanes} lanes of {order.chunk} tokens"
         return f"the score was made in {recorded}, the artifact's recipe says {settings.lanes} of {settings.chunk}."
+    if order is not None and order.order != settings.order:
+        return f"documents were scored in the order {order.order!r}, the artifact's recipe says {settings.order!r}."
     return ""

@@ -21,6 +21,7 @@ from paramgolf.referee.rules_audit import (
 from paramgolf.referee.rules_bytes import bytes_rule
 from paramgolf.referee.rules_evidence import data_separation, evidence
 from paramgolf.referee.rules_ledger import ledger
+from paramgolf.referee.rules_order import document_order
 from paramgolf.referee.rules_score import credited_once
 
 Rule = Callable[[Evidence, Limits], Finding]
@@ -43,6 +44,7 @@ _FILE_RULES: tuple[Rule, ...] = (
     size,
     ledger,
     credited_once,
+    document_order,
     bytes_rule,
     sums_to_one,
     credit_is_row,
