@@ -14,8 +14,10 @@ from paramgolf.errors import BudgetError, RecipeError
 from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, SqueezeRecipe, TokenizerRecipe
 from paramgolf.squeeze.fit import Setting, fit_to_budget
+from paramgolf.squeeze.landing import slack_of
 from paramgolf.squeeze.matrices import matrix_names, rounded_names
 from paramgolf.squeeze.quantized import Quantized
+from paramgolf.squeeze.sensitivity import Sensitivity
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 
 GPTQ = SqueezeRecipe(matrix_bits=5, quantiser="gptq")
@@ -227,6 +229,7 @@ def with_every_part(**changes):
     return recipe, made, moments
 
 
+@pytest.mark.slow
 def test_a_model_of_2140_packs_with_all_its_parts(tmp_path):
     """Wide columns, corrections, int8 gates and the rounded embedding pass the proof in a new process, to the bit."""
     recipe, trained, moments = with_every_part()
@@ -287,3 +290,77 @@ def test_all_parts_survive_a_budget_that_takes_bits(tmp_path):
         assert all((expected[name] == values).all() for name, values in open_artifact(path).weights.items())
         wide = [t.wide.part.bits for t in packer.tensors(setting).values() if isinstance(t, Quantized) and t.wide]
         assert set(wide) == {8 - setting.fewer_bits}
+
+
+def priced(recipe, trained, moments):
+    """Sensitivities in which the second layer hears its outputs ten times as loud as the others."""
+    rng = np.random.default_rng(6)
+    found = {}
+    for name, values in trained.items():
+        if name in moments:
+            loud = 100.0 if name.startswith("blocks.1.") else 1.0
+            looked_up = np.full(len(values), 1e-3 if name == "embedding.weight" else 0.0)
+            found[name] = Sensitivity(loud * rng.uniform(0.5, 2, len(values)), looked_up)
+    return found
+
+
+def expected_loss(packer, setting, recipe, trained, moments, prices):
+    """Half of the sum over rows of the gradients' mean square times d H dᵀ, a token."""
+    stored, total = packer.artifact(setting).weights, 0.0
+    for name, hessian in moments.items():
+        error = stored[name].astype(np.float64) - trained[name]
+        row_R = np.einsum("rc,cd,rd->r", error, hessian.astype(np.float64), error) / recipe.train.sequence
+        total += float((prices[name].outputs_R * row_R).sum() / 2)
+    return total
+
+
+@pytest.mark.slow
+def test_free_steps_fill_the_budget_and_cost_less(tmp_path):
+    """At equal bytes allocated steps lose less than common ones, the loud layer's are finer, the file reads back."""
+    recipe, trained, moments = with_every_part(corrected_tensors=0)
+    prices = priced(recipe, trained, moments)
+    free = dataclasses.replace(recipe, squeeze=dataclasses.replace(recipe.squeeze, allocation="free"))
+    common = Packer(recipe, TOKENIZER, trained, (), moments)
+    budget = common.size(Setting(0, 1.5))
+    report = pack(free, TOKENIZER, trained, (), tmp_path / "model.pyz", budget, moments, prices)
+    assert budget - 2 * slack_of(budget) <= report.bytes <= budget
+    packer = Packer(free, TOKENIZER, trained, (), moments, prices)
+    losses = [
+        expected_loss(p, setting, recipe, trained, moments, prices)
+        for p, setting in ((packer, report.setting), (common, Setting(0, 1.5)))
+    ]
+    assert losses[0] < 0.8 * losses[1]
+    kinds = ("attention.query", "mlp.down")
+    assert all(report.step_factors[f"blocks.1.{k}.weight"] < report.step_factors[f"blocks.0.{k}.weight"] for k in kinds)
+    opened = open_artifact(report.path).weights
+    assert all((opened[name] == values).all() for name, values in packer.artifact(report.setting).weights.items())
+    tensors = packer.tensors(report.setting)
+    assert all(name in report.widened for name, t in tensors.items() if isinstance(t, Quantized) and t.wide)
+    assert tensors["blocks.0.sparse_gate.weight"].values.tobytes() == (
+        common.tensors(Setting(0))["blocks.0.sparse_gate.weight"].values.tobytes()
+    )
+
+
+def test_free_steps_need_sensitivities_of_this_model():
+    """Without them, without one, or with one of another number of rows nothing is packed."""
+    recipe, trained, moments = with_every_part(allocation="free")
+    prices = priced(recipe, trained, moments)
+    with pytest.raises(RecipeError, match="needs the sensitivities"):
+        Packer(recipe, TOKENIZER, trained, (), moments)
+    short = {**prices, "embedding.weight": Sensitivity(np.ones(3), np.ones(3))}
+    del prices["blocks.0.mlp.up.weight"]
+    for some, says in ((prices, r"blocks\.0\.mlp\.up"), (short, r"embedding\.weight")):
+        with pytest.raises(RecipeError, match=f"no sensitivity .*{says}"):
+            Packer(recipe, TOKENIZER, trained, (), moments, some)
+
+
+def test_a_hopeless_budget_names_what_costs_most(tmp_path):
+    """Free or not, a budget that nothing meets raises with what is missing and three tensors, and writes nothing."""
+    recipe, trained, moments = with_every_part(allocation="free")
+    for allocation in ("free", "together"):
+        given = dataclasses.replace(recipe, squeeze=dataclasses.replace(recipe.squeeze, allocation=allocation))
+        with pytest.raises(BudgetError, match=r"too small.*\n.*embedding\.weight \("):
+            pack(
+                given, TOKENIZER, trained, (), tmp_path / "model.pyz", 9_000, moments, priced(recipe, trained, moments)
+            )
+    assert not list(tmp_path.iterdir())

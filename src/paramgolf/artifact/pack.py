@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from paramgolf.artifact.packer import Packer, Weights
 from paramgolf.errors import ArtifactError, OutputError
 from paramgolf.recipe import Recipe
 from paramgolf.run_folder import says_unwritten
-from paramgolf.squeeze.fit import Setting, fit_to_budget
+from paramgolf.squeeze.fit import Setting, fit_allocated, fit_to_budget
 from paramgolf.squeeze.hessian import Hessians
+from paramgolf.squeeze.sensitivity import Sensitivity
 from paramgolf.text.tokenizer import TokenIds, Tokenizer
 
 _PROOF_SECONDS = 600
@@ -32,7 +33,8 @@ class PackReport:
     `bytes_by_member` as `Artifact.sizes`; `bytes_by_tensor` the code of each tensor; `squared_error` the sum over all
     weights of (dequantised - trained)², `relative_error` its root over that of the trained weights; `setting` what gave
     way to the budget. `floored_share` is the share of the matrices' rows on the published floor, None without one;
-    `unmended` the matrices that GPTQ had to leave to plain rounding.
+    `unmended` the matrices that GPTQ had to leave to plain rounding; `corrected` the tensors with a low-rank
+    correction, `widened` those with wide columns; `step_factors` how much larger than the recipe's allocated steps are.
     """
 
     path: Path
@@ -48,6 +50,9 @@ class PackReport:
     documents_dropped: int
     floored_share: float | None = None
     unmended: tuple[str, ...] = ()
+    corrected: tuple[str, ...] = ()
+    widened: tuple[str, ...] = ()
+    step_factors: Mapping[str, float] = field(default_factory=dict, repr=False)
 
 
 def pack(
@@ -58,30 +63,29 @@ def pack(
     out: Path,
     budget: int | None = None,
     hessians: Hessians | None = None,
+    sensitivities: Mapping[str, Sensitivity] | None = None,
 ) -> PackReport:
     """Write `out`, at most `budget` bytes (default: the recipe's), and compare it bit for bit from a new process.
 
     What takes more than a few seconds is told on stderr.
 
-    `primer` are training documents to carry; `hessians` of the matrices are needed where squeeze.quantiser is "gptq".
-    Raises `BudgetError` with the smallest possible size, `OutputError` if
-    `out` exists or cannot be written, `RecipeError` if the weights are not those of the recipe's model or not finite,
-    `ArtifactError` if the new process reads anything else than what was packed (`out` is not made then).
+    `primer` are training documents to carry; `hessians` of the matrices are needed where squeeze.quantiser is "gptq",
+    `sensitivities` where squeeze.allocation is "free". Raises `BudgetError` with the smallest possible size and the
+    tensors that cost most, `OutputError` if `out` exists or cannot be written, `RecipeError` if the weights are not
+    those of the recipe's model or not finite, `ArtifactError` if the new process reads anything else than what was
+    packed (`out` is not made then).
     """
     _refuse_existing(out)
     limit = recipe.budget.packed_bytes() if budget is None else budget
     progress = _Progress()
-    packer = Packer(recipe, tokenizer, weights, primer, hessians)
-    bits = max(recipe.squeeze.matrix_bits, recipe.squeeze.embedding_bits)
+    packer = Packer(recipe, tokenizer, weights, primer, hessians, sensitivities)
 
     def size(setting: Setting) -> int:
         found = packer.size(setting)
         progress.tell(f"{_names(setting)}: {found:,} bytes, {limit:,} may be")
         return found
 
-    documents = [len(document) for document in primer]
-    ones = packer.ones if recipe.squeeze.prune_ones else None
-    setting = fit_to_budget(size, limit, documents=documents, bits=bits, ones=ones)
+    setting = _fit(packer, size, limit)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         _write(partial, packer.file(setting))
@@ -108,7 +112,25 @@ def pack(
         documents_dropped=len(primer) - setting.documents,
         floored_share=packer.floored_share(setting),
         unmended=packer.unmended(),
+        corrected=packer.corrected(setting),
+        widened=packer.widened(),
+        step_factors=packer.step_factors(setting),
     )
+
+
+def _fit(packer: Packer, size: Callable[[Setting], int], limit: int) -> Setting:
+    """What gives way to the budget: as the recipe has it."""
+    squeeze, documents = packer.recipe.squeeze, [len(document) for document in packer.primer]
+
+    def by_tensor(setting: Setting) -> Mapping[str, int]:
+        return packer.weights_file(setting).bytes_by_tensor
+
+    allocated = packer.free_range()
+    if allocated is not None:
+        return fit_allocated(size, limit, documents=documents, allocated=allocated, by_tensor=by_tensor)
+    ones = packer.ones if squeeze.prune_ones else None
+    bits = max(squeeze.matrix_bits, squeeze.embedding_bits)
+    return fit_to_budget(size, limit, documents=documents, bits=bits, ones=ones, by_tensor=by_tensor)
 
 
 class _Progress:

@@ -20,7 +20,9 @@ from paramgolf.model.arithmetic import tensor_shapes
 from paramgolf.recipe import Recipe
 from paramgolf.squeeze.correction import Corrections, correct
 from paramgolf.squeeze.fit import Setting
+from paramgolf.squeeze.free_steps import FreeSteps
 from paramgolf.squeeze.hessian import Hessians
+from paramgolf.squeeze.landing import Range
 from paramgolf.squeeze.matrices import matrix_names, rounded_names, visits_of
 from paramgolf.squeeze.matrix_rounder import MatrixRounder
 from paramgolf.squeeze.percentile import floored_share
@@ -29,6 +31,7 @@ from paramgolf.squeeze.quantize import Scheme, Steps, find_steps, quantize_at, t
 from paramgolf.squeeze.quantized import Quantized
 from paramgolf.squeeze.rows import as_rows
 from paramgolf.squeeze.schemes import assign_schemes, default_schemes
+from paramgolf.squeeze.sensitivity import Sensitivity
 from paramgolf.text.tokenizer import TokenIds, Tokenizer
 
 Float32 = npt.NDArray[np.float32]
@@ -38,8 +41,9 @@ Weights = Mapping[str, Float32]
 class Packer:
     """The file as a function of a setting; what a setting shares with the one before is computed once.
 
-    `hessians` of the matrices are needed by a recipe whose quantiser is "gptq", and used by no other. Raises
-    `RecipeError` if they are missing or not those of this model, or if the weights are not.
+    `hessians` of the matrices are needed by a recipe whose quantiser is "gptq", `sensitivities` of all tables and
+    matrices by one whose allocation is "free"; no other uses them. Raises `RecipeError` if they are missing or not
+    those of this model, or if the weights are not.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Packer:
         weights: Weights,
         primer: Sequence[TokenIds],
         hessians: Hessians | None = None,
+        sensitivities: Mapping[str, Sensitivity] | None = None,
     ) -> None:
         self.recipe = recipe
         self.tokenizer = tokenizer
@@ -60,6 +65,7 @@ class Packer:
         }
         self._matrices = matrix_names(self.weights)
         self._rounder = self._gptq(hessians)
+        self._free = self._freely(sensitivities)
         self._steps: dict[int, dict[str, Steps]] = {}
         self._quantised: tuple[tuple[float, int], dict[str, Quantized | Raw], Ones | None] | None = None
         self._squeezed: tuple[tuple[float, int, int], WeightsFile, dict[str, Quantized | Raw]] | None = None
@@ -104,6 +110,14 @@ class Packer:
         ones = self._tensors_of(Setting(0))[1]
         return 0 if ones is None else ones.count
 
+    def free_range(self) -> Range | None:
+        """Where steps are allocated: the coarseness that may be asked for, and the bytes that it should take."""
+        return None if self._free is None else self._free.range()
+
+    def step_factors(self, setting: Setting) -> dict[str, float]:
+        """Where steps are allocated: how much larger than the recipe's each tensor's are; rows differ around it."""
+        return {} if self._free is None else self._free.allocation.factors(setting.coarseness)
+
     def floored_share(self, setting: Setting) -> float | None:
         """Share of the matrices' rows whose step is the published floor; None where the recipe's clip has none."""
         if self.recipe.squeeze.clip != "percentile-floor":
@@ -117,6 +131,15 @@ class Packer:
         """Matrices that were rounded to nearest though the recipe says GPTQ: no damping makes their Hessians usable."""
         return () if self._rounder is None else self._rounder.unmended
 
+    def corrected(self, setting: Setting) -> tuple[str, ...]:
+        """Tensors that have a low-rank correction."""
+        found = self.tensors(setting).items()
+        return tuple(name for name, t in found if isinstance(t, Quantized) and t.correction is not None)
+
+    def widened(self) -> tuple[str, ...]:
+        """Tensors of which some columns keep more bits."""
+        return () if self._rounder is None else tuple(self._rounder.groups)
+
     def _gptq(self, hessians: Hessians | None) -> MatrixRounder | None:
         if self.recipe.squeeze.quantiser != "gptq":
             return None
@@ -124,6 +147,14 @@ class Packer:
             raise RecipeError("squeeze.quantiser=gptq needs the Hessians of the matrices' inputs; calibrate first")
         rounded = {name: self.weights[name] for name in rounded_names(self.weights, self.recipe.squeeze)}
         return MatrixRounder(rounded, hessians, self.recipe.squeeze, visits_of(rounded, self.recipe.model))
+
+    def _freely(self, sensitivities: Mapping[str, Sensitivity] | None) -> FreeSteps | None:
+        if self.recipe.squeeze.allocation != "free" or self._rounder is None:
+            return None
+        if sensitivities is None:
+            raise RecipeError("squeeze.allocation=free needs the sensitivities of all tensors; calibrate first")
+        schemes = self._schemes(Setting(0))
+        return FreeSteps(self.weights, schemes, self._rounder, sensitivities, self.recipe.train.sequence)
 
     def _squeeze(self, setting: Setting) -> tuple[WeightsFile, dict[str, Quantized | Raw]]:
         key = (setting.coarseness, setting.fewer_bits, setting.pruned)
@@ -161,7 +192,10 @@ class Packer:
 
     def _quantise(self, setting: Setting) -> dict[str, Quantized | Raw]:
         schemes = self._schemes(setting)
-        rounded = {} if self._rounder is None else self._rounder.quantise(schemes)
+        if self._free is not None:
+            rounded = self._free.quantise(setting.coarseness)
+        else:
+            rounded = {} if self._rounder is None else self._rounder.quantise(schemes)
         if setting.fewer_bits not in self._steps:
             self._steps[setting.fewer_bits] = {
                 name: find_steps(self.weights[name], scheme)

@@ -10,18 +10,21 @@ Every step lies on the grid that the file can store before the first column is r
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from paramgolf.squeeze.clip_search import clip_search
 from paramgolf.squeeze.gptq import Factor, WideGrid, gptq, gptq_candidates
 from paramgolf.squeeze.percentile import percentile_candidates
-from paramgolf.squeeze.quantize import Scheme, stored_steps
-from paramgolf.squeeze.quantized import Float64, Quantized, WideColumns, group_columns, snap_up
+from paramgolf.squeeze.quantize import Scheme, quantize_at, stored_steps
+from paramgolf.squeeze.quantized import Float32, Float64, Quantized, WideColumns, group_columns, snap_up
 from paramgolf.squeeze.rows import as_rows
 from paramgolf.squeeze.sigma_clip import sigma_steps
 from paramgolf.squeeze.wide_groups import Groups
 
+WIDEST = 8  # bits of integers whose steps are given: the entropy coder takes nothing for what is not used
 FACTORS = np.array([0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25])  # on the steps of the clip search
 
 
@@ -53,17 +56,60 @@ def gptq_at(
     Columns of `groups` are rounded at the scheme's `wide_bits`, their steps finer in the ratio of the two grids (spec
     pr2140.md 4.3). With clip "sigma" weights of inputs that were always 0 become 0 (4.2).
     """
-    weight_RC, shape = as_rows(weight), tuple(np.shape(weight))
-    if scheme.clip == "sigma" and factor.unused_C.any():
-        weight_RC = np.where(factor.unused_C, np.float32(0), weight_RC)
     scales_R = stored_steps(steps_R, scheme)
-    if groups is None:
-        values_RC = gptq(weight_RC, factor, scales_R, scheme.largest()).values_RC
-        return Quantized(values_RC, scales_R, scheme.bits, shape)
-    wide_R = stored_steps(steps_R * (scheme.largest() / scheme.widest()), scheme)
-    columns_W = group_columns(groups.starts, groups.size)
-    wide = WideGrid(columns_W, wide_R, scheme.widest())
-    values_RC = gptq(weight_RC, factor, scales_R, scheme.largest(), wide).values_RC
-    part = Quantized(values_RC[:, columns_W], wide_R, scheme.wide_bits, (len(values_RC), len(columns_W)))
+    wide = None
+    if groups is not None:
+        wide = WideSteps(groups, stored_steps(steps_R * wide_share(scheme), scheme), scheme.wide_bits)
+    return gptq_with(_without_unused(weight, factor, scheme), factor, scales_R, scheme.bits, wide)
+
+
+def gptq_at_steps(
+    weight: npt.NDArray[np.floating], steps_R: Float64, factor: Factor, scheme: Scheme, groups: Groups | None = None
+) -> Quantized:
+    """GPTQ with any steps, as an allocation makes them: put on the coarse grid, no integer cut short of `WIDEST` bits.
+
+    The scheme gives the ratio of the two grids and what becomes of weights of unused inputs.
+    """
+    wide = None if groups is None else WideSteps(groups, snap_up(steps_R * wide_share(scheme)), WIDEST)
+    return gptq_with(_without_unused(weight, factor, scheme), factor, snap_up(steps_R), WIDEST, wide)
+
+
+def nearest_at_steps(weight: npt.NDArray[np.floating], steps_R: Float64) -> Quantized:
+    """Rounded to nearest with any steps, otherwise likewise."""
+    return quantize_at(weight, steps_R, Scheme(WIDEST))
+
+
+@dataclass(frozen=True)
+class WideSteps:
+    """The groups of wide columns with their stored steps [R] and bits."""
+
+    groups: Groups
+    scales_R: Float32
+    bits: int
+
+
+def wide_share(scheme: Scheme) -> float:
+    """Steps of wide columns over those of the others: both grids end at the same weight."""
+    return scheme.largest() / scheme.widest()
+
+
+def gptq_with(
+    weight: npt.NDArray[np.floating], factor: Factor, scales_R: Float32, bits: int, wide: WideSteps | None
+) -> Quantized:
+    """GPTQ with the very steps that are stored."""
+    weight_RC, shape, largest = as_rows(weight), tuple(np.shape(weight)), (1 << (bits - 1)) - 1
+    if wide is None:
+        return Quantized(gptq(weight_RC, factor, scales_R, largest).values_RC, scales_R, bits, shape)
+    columns_W = group_columns(wide.groups.starts, wide.groups.size)
+    grid = WideGrid(columns_W, wide.scales_R, (1 << (wide.bits - 1)) - 1)
+    values_RC = gptq(weight_RC, factor, scales_R, largest, grid).values_RC
+    part = Quantized(values_RC[:, columns_W], wide.scales_R, wide.bits, (len(values_RC), len(columns_W)))
     rest_RC = np.delete(values_RC, columns_W, axis=1)
-    return Quantized(rest_RC, scales_R, scheme.bits, shape, WideColumns(groups.starts, groups.size, part))
+    return Quantized(rest_RC, scales_R, bits, shape, WideColumns(wide.groups.starts, wide.groups.size, part))
+
+
+def _without_unused(weight: npt.NDArray[np.floating], factor: Factor, scheme: Scheme) -> Float32:
+    weight_RC = as_rows(weight)
+    if scheme.clip != "sigma" or not factor.unused_C.any():
+        return weight_RC
+    return np.where(factor.unused_C, np.float32(0), weight_RC)

@@ -10,14 +10,14 @@ from typing import TypeVar
 from paramgolf.errors import RecipeError
 from paramgolf.recipe import SqueezeRecipe
 from paramgolf.squeeze.gptq import Factor, factorise
-from paramgolf.squeeze.gptq_steps import find_gptq_steps, gptq_at
+from paramgolf.squeeze.gptq_steps import find_gptq_steps, gptq_at, gptq_at_steps, nearest_at_steps
 from paramgolf.squeeze.hessian import Hessians, require_columns
-from paramgolf.squeeze.quantize import Scheme, find_steps, quantize_at
-from paramgolf.squeeze.quantized import Float32, Quantized
+from paramgolf.squeeze.percentile import PercentileSteps
+from paramgolf.squeeze.quantize import Scheme, Steps, find_steps, quantize_at
+from paramgolf.squeeze.quantized import Float32, Float64, Quantized
 from paramgolf.squeeze.wide_groups import Groups, choose_groups, group_scores, input_rms
 
 T = TypeVar("T")
-_Rounding = Callable[[Scheme], Quantized]
 _MOST_THREADS = 8
 
 
@@ -53,7 +53,7 @@ class MatrixRounder:
         self.factors: dict[str, Factor | None] = {name: made[id(hessians[name])] for name in weights}
         self.unmended = tuple(name for name, factor in self.factors.items() if factor is None)
         self.groups = self._choose(hessians, recipe, visits or {})
-        self._roundings: dict[tuple[str, int], _Rounding] = {}
+        self._steps: dict[tuple[str, int], Steps] = {}
 
     def _choose(self, hessians: Hessians, recipe: SqueezeRecipe, visits: Mapping[str, int]) -> dict[str, Groups]:
         if not recipe.wide_groups:
@@ -64,22 +64,39 @@ class MatrixRounder:
         scores = {name: group_scores(self._weights[name], rms[name], size) for name in mended}
         return choose_groups(scores, recipe.wide_groups, size)
 
+    def steps(self, schemes: Mapping[str, Scheme]) -> dict[str, Steps]:
+        """The steps of each matrix before its scheme's coarseness."""
+        keys = {name: (name, schemes[name].bits) for name in self._weights}
+        new = [name for name, key in keys.items() if key not in self._steps]
+        found = _in_threads(lambda name: self._find(name, schemes[name]), new)
+        self._steps |= {keys[name]: steps for name, steps in found.items()}
+        return {name: self._steps[key] for name, key in keys.items()}
+
     def quantise(self, schemes: Mapping[str, Scheme]) -> dict[str, Quantized]:
         """All matrices, each as its scheme says."""
-        keys = {name: (name, schemes[name].bits) for name in self._weights}
-        new = [name for name, key in keys.items() if key not in self._roundings]
-        made = _in_threads(lambda name: self._prepare(name, schemes[name]), new)
-        self._roundings |= {keys[name]: rounding for name, rounding in made.items()}
-        return _in_threads(lambda name: self._roundings[keys[name]](schemes[name]), keys)
+        steps = self.steps(schemes)
+        return _in_threads(lambda name: self._round(name, steps[name], schemes[name]), steps)
 
-    def _prepare(self, name: str, scheme: Scheme) -> _Rounding:
-        """Find the steps of one matrix; what is left to do for a scheme that differs in coarseness."""
+    def quantise_at_steps(self, steps: Mapping[str, Float64], schemes: Mapping[str, Scheme]) -> dict[str, Quantized]:
+        """All matrices with the given steps [R], as `gptq_at_steps` rounds; what is unmended to nearest."""
+
+        def round_at(name: str) -> Quantized:
+            weight, factor = self._weights[name], self.factors[name]
+            if factor is None:
+                return nearest_at_steps(weight, steps[name])
+            return gptq_at_steps(weight, steps[name], factor, schemes[name], self.groups.get(name))
+
+        return _in_threads(round_at, self._weights)
+
+    def _find(self, name: str, scheme: Scheme) -> Steps:
         weight, factor = self._weights[name], self.factors[name]
-        if factor is None:
-            steps = find_steps(weight, scheme)
-            return lambda coarser: quantize_at(weight, steps, coarser)
-        steps_R, groups = find_gptq_steps(weight, factor, scheme), self.groups.get(name)
-        return lambda coarser: gptq_at(weight, steps_R, factor, coarser, groups)
+        return find_steps(weight, scheme) if factor is None else find_gptq_steps(weight, factor, scheme)
+
+    def _round(self, name: str, steps: Steps, scheme: Scheme) -> Quantized:
+        weight, factor = self._weights[name], self.factors[name]
+        if factor is None or isinstance(steps, PercentileSteps):
+            return quantize_at(weight, steps, scheme)
+        return gptq_at(weight, steps, factor, scheme, self.groups.get(name))
 
 
 K = TypeVar("K", str, int)
