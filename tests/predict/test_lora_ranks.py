@@ -1,0 +1,177 @@
+"""LoRA test-time training and its global phase on several ranks: lanes are shared, the result is that of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from paramgolf.model.gpt import GPT
+from paramgolf.predict.lora import LoraPredictor
+from paramgolf.predict.plan import plan
+from paramgolf.predict.score import Score, score
+from paramgolf.predict.window import WindowPredictor
+from paramgolf.ranks import Ranks
+from paramgolf.recipe import ModelRecipe, ScoreRecipe
+
+SCRIPT = """
+import sys
+import numpy as np
+import torch
+from paramgolf.model.gpt import GPT
+from paramgolf.predict import global_phase, lora
+from paramgolf.predict.plan import plan
+from paramgolf.predict.score import score
+from paramgolf.predict.window import WindowPredictor
+from paramgolf.ranks import RankLost, open_ranks
+from paramgolf.recipe import ModelRecipe, ScoreRecipe
+
+torch.set_num_threads(1)
+generator = torch.Generator().manual_seed(0)
+model = GPT(ModelRecipe(layers=2, width=16, heads=2, kv_heads=1), 30)
+with torch.no_grad():
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+recipe = ScoreRecipe(
+    window=16, stride=8, chunk=12, lora_rank=2, lora_chunk=6, lora_lr=1e-3, global_documents=4, global_chunk=30
+)
+documents = [np.random.default_rng(n).integers(2, 9, n) for n in (10, 40, 3, 25, 6, 17, 30)]
+with open_ranks(60.0) as ranks:
+    if ranks.rank == 1 and sys.argv[2] == "dies":
+        global_phase.add_up_gradients = lambda *given: sys.exit(9)
+    predictor = lora.LoraPredictor(WindowPredictor(model, recipe, 30, 1, 3, ranks=ranks))
+    order = plan([len(d) for d in documents], lanes=3, chunk=12)
+    try:
+        found = score(predictor, documents, order, 1, raw_bytes=99, text_digest="x", seed=3, audit_positions=4)
+    except RankLost as error:
+        print("LOST", error)
+        raise SystemExit(1)
+    assert found.audit.passed()
+    np.save(f"{sys.argv[1]}/{ranks.rank}of{ranks.world}.npy", found.bits)
+"""
+V, BOUNDARY = 30, 1
+MODEL = ModelRecipe(layers=2, width=16, heads=2, kv_heads=1)
+SCORE = ScoreRecipe(
+    window=16, stride=8, chunk=12, lora_rank=2, lora_chunk=6, lora_lr=1e-3, global_documents=4, global_chunk=30
+)
+DOCUMENTS = [np.random.default_rng(n).integers(2, 9, n) for n in (10, 40, 3, 25, 6, 17, 30)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> object:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Meeting:
+    """Where the threads that play ranks exchange values."""
+
+    def __init__(self, world: int) -> None:
+        self.values: list[object] = [None] * world
+        self.barrier = threading.Barrier(world, timeout=60)
+
+    def exchange(self, rank: int, value: object) -> list[object]:
+        self.values[rank] = value
+        self.barrier.wait()
+        found = list(self.values)
+        self.barrier.wait()
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreadRanks(Ranks):
+    """Ranks that are threads; a collective that not all of them enter times out."""
+
+    meeting: Meeting | None = None
+
+    def add(self, tensor: Tensor) -> Tensor:
+        parts = self.meeting.exchange(self.rank, tensor.clone())
+        assert len({part.shape for part in parts}) == 1
+        return tensor.copy_(sum(parts[1:], parts[0]))
+
+
+def score_on(ranks: Ranks, lanes: int, recipe: ScoreRecipe = SCORE) -> Score:
+    generator = torch.Generator().manual_seed(0)
+    model = GPT(MODEL, V)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    predictor = LoraPredictor(WindowPredictor(model, recipe, V, BOUNDARY, lanes, ranks=ranks))
+    order = plan([len(d) for d in DOCUMENTS], lanes=lanes, chunk=recipe.chunk)
+    return score(predictor, DOCUMENTS, order, BOUNDARY, raw_bytes=99, text_digest="x", seed=3, audit_positions=4)
+
+
+def together(world: int, lanes: int, recipe: ScoreRecipe = SCORE) -> list[Score]:
+    meeting = Meeting(world)
+    with ThreadPoolExecutor(world) as pool:
+        ranks = [ThreadRanks(rank, world, torch.device("cpu"), meeting) for rank in range(world)]
+        return list(pool.map(lambda own: score_on(own, lanes, recipe), ranks))
+
+
+@pytest.mark.parametrize(("world", "lanes", "keeps_inner"), [(2, 3, True), (3, 2, False), (2, 1, False)])
+def test_any_number_of_ranks_gives_the_score_of_one(world: int, lanes: int, keeps_inner: bool) -> None:
+    """Also with more ranks than lanes: all hold the same bits and counts, those of one rank to 1e-4."""
+    recipe = dataclasses.replace(SCORE, lora_keeps_inner=keeps_inner)
+    alone, found = score_on(Ranks(), lanes, recipe), together(world, lanes, recipe)
+    for of_rank in found:
+        np.testing.assert_array_equal(of_rank.bits, found[0].bits)
+        assert of_rank.learning.updates == alone.learning.updates > 10
+        assert of_rank.audit.passed() and of_rank.audit.max_causal_error == 0
+    np.testing.assert_allclose(found[0].bits, alone.bits, atol=1e-4)
+
+
+def test_all_ranks_hear_of_a_lane_that_broke() -> None:
+    """The record is the same on every rank, whoever has the lane."""
+    found = together(2, 3, dataclasses.replace(SCORE, lora_alpha=1e38, global_documents=0))
+    assert found[0].learning.stopped == found[1].learning.stopped
+    assert "lane 0" in found[0].learning.stopped and found[1].learning.updates == 0
+
+
+def run_processes(folder: Path, world: int, how: str) -> list[subprocess.CompletedProcess[str]]:
+    (folder / "rank.py").write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    started = []
+    for rank in range(world):
+        given = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        command = [sys.executable, str(folder / "rank.py"), str(folder), how]
+        environment = os.environ | given | place
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+    says = [process.communicate(timeout=240)[0] for process in started]
+    return [subprocess.CompletedProcess([], process.returncode, said) for process, said in zip(started, says)]
+
+
+@pytest.mark.slow
+def test_gloo_processes_score_as_one_does(tmp_path: Path) -> None:
+    """Two processes end with the same bits, those of one process to 1e-4."""
+    for world in (1, 2):
+        for done in run_processes(tmp_path, world, "lives"):
+            assert done.returncode == 0, done.stdout[-3000:]
+    one, first, second = (np.load(tmp_path / f"{name}.npy") for name in ("0of1", "0of2", "1of2"))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, one, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_in_the_global_phase_is_a_message(tmp_path: Path) -> None:
+    """The rank that is left ends with one line that says that it lost the other; there is no score."""
+    left, died = run_processes(tmp_path, 2, "dies")
+    assert died.returncode == 9
+    assert left.returncode == 1 and "LOST rank 0 of 2 lost the others: " in left.stdout
+    assert not list(tmp_path.glob("*.npy"))
