@@ -128,3 +128,99 @@ def test_a_changed_file_is_noticed(texts: Path, tmp_path: Path, capsys: Captured
     shard.write_bytes(damaged)
     assert main(["data", "inspect", str(out)]) == 2
     assert "expected SHA-256" in capsys.readouterr().err
+
+
+def test_prepare_caseops_then_inspect(texts: Path, tmp_path: Path, capsys: Captured) -> None:
+    """--caseops trains a lossless vocabulary over transformed text; sidecars charge every held-out byte."""
+    (texts / "capitals.txt").write_text("The NASA Launch of OpenAI, DON'T! \ue001 é\n" * 40)
+    out = tmp_path / "shards"
+    words = ["data", "prepare", str(texts), "--caseops", "--vocab-size", "300", "--out", str(out), "--held-out", "0.2"]
+    assert main([*words, "--json"]) == 0
+    made = _json(capsys)
+    assert made["tokenizer"] == "caseops" and made["lossless"] is True and made["vocab_size"] == 300
+    assert made["held_out"]["sidecar_bytes"] == made["held_out"]["bytes"]
+    assert made["split"] == {"rule": "content", "held_out": 0.2}
+    assert main(["data", "inspect", str(out), "--json"]) == 0
+    found = _json(capsys)
+    assert found["tokenizer"]["kind"] == "caseops" and found["split"] == made["split"]
+    assert found["sidecars"]["bytes"] == made["held_out"]["bytes"]
+    assert found["sidecars"]["tokens"] == made["held_out"]["tokens"]
+    again = ["data", "prepare", str(texts), "--tokenizer", str(out / "tokenizer_caseops.model"), "--caseops"]
+    assert main([*again, "--out", str(tmp_path / "again"), "--held-out", "0.2", "--json"]) == 0
+    assert _json(capsys)["held_out"] == made["held_out"]
+
+
+def test_prepare_with_the_contests_normalisation_says_what_is_lost(
+    texts: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """How many documents do not come back, and how many have operators off their words; inspect says it normalises."""
+    (texts / "degrees.txt").write_text("It was 0.3ºC, then 12ºC.\n" * 20)
+    words = ["data", "prepare", str(texts), "--caseops", "--contest-normalisation", "--vocab-size", "320"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "not lossless: 41 of 41 documents do not come back" in shown
+    assert "tolerant decoding: normalisation moved operators of 1 documents" in shown and "sidecars: " in shown
+    assert main(["data", "inspect", str(tmp_path / "out")]) == 0
+    assert "normalises, so documents may not come back" in capsys.readouterr().out
+
+
+def test_validation_of_another_split_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    """Training shards after the first 5 documents, validation of the first 8: both numbers, exit 2, nothing written."""
+    lines = [json.dumps({"text": f"document {index} of the Text " * 9}) for index in range(30)]
+    (tmp_path / "docs.jsonl").write_text("\n".join(lines))
+    source = ["data", "prepare", str(tmp_path / "docs.jsonl")]
+    data, val = tmp_path / "data", tmp_path / "val"
+    assert main([*source, "--caseops", "--vocab-size", "300", "--held-out-first", "5", "--out", str(data)]) == 0
+    capsys.readouterr()
+    ask = [*source, "--train-shards", str(data), "--out", str(val)]
+    assert main([*ask, "--held-out-first", "8"]) == 2
+    shown = capsys.readouterr().err
+    assert "the first 5 documents are held out, here the first 8 documents" in shown and not val.exists()
+    manifest = json.loads((data / "manifest.json").read_text())
+    (data / "manifest.json").write_text(json.dumps({**manifest, "split": None}))
+    assert main([*ask, "--held-out-first", "8"]) == 2
+    assert "3 of 8 held-out documents are also in the training shards" in capsys.readouterr().err and not val.exists()
+    assert main([*ask, "--held-out-first", "5", "--json"]) == 0
+    assert _json(capsys)["held_out"]["documents"] == 5
+    assert main(["data", "inspect", str(val)]) == 0
+    assert "next:" not in capsys.readouterr().out
+
+
+def test_copies_of_held_out_documents_are_refused_or_left_out(tmp_path: Path, capsys: Captured) -> None:
+    """A document on both sides of --held-out-first is refused; --leave-out-copies drops it from training."""
+    texts = [f"document {index} of the text " * 9 for index in [0, 1, 2, 3, 1, 4]]
+    (tmp_path / "docs.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    words = ["data", "prepare", str(tmp_path / "docs.jsonl"), "--tokenizer", "bytes", "--held-out-first", "2"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert "held-out document 1" in (said := capsys.readouterr().err) and "--leave-out-copies" in said
+    assert main([*words, "--leave-out-copies", "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert _json(capsys)["train"]["documents"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "--tokenizer is needed: a .model file, 'bytes', or 'train'"),
+        (["--caseops", "--tokenizer", "bytes"], "--caseops is for SentencePiece, this is --tokenizer bytes"),
+        (["--tokenizer", "train", "--contest-normalisation"], "--contest-normalisation is for --caseops"),
+        (["--tokenizer", "bytes", "--leave-out-copies"], "--leave-out-copies is for --held-out-first"),
+        (["--train-shards", "d", "--caseops"], "--caseops with --train-shards d: it has its tokenizer"),
+        (["--tokenizer", "bytes", "--held-out", "0.1", "--held-out-first", "3"], "not allowed with argument"),
+        (["--tokenizer", "bytes", "--held-out-first", "50000"], "the first 50,000 of 40 documents"),
+    ],
+)
+def test_caseops_and_split_flags_that_contradict(
+    words: list[str], says: str, texts: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """Each is refused in a line that names the flags and values, before anything is written."""
+    assert main(["data", "prepare", str(texts), "--out", str(tmp_path / "out"), *words]) == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_model_without_operators_is_no_caseops_model(texts: Path, tmp_path: Path, capsys: Captured) -> None:
+    """--caseops with a plain model is refused; a CaseOps model without the flag is taken for what it is."""
+    plain = ["data", "prepare", str(texts), "--tokenizer", "train", "--vocab-size", "300", "--out", str(tmp_path / "a")]
+    assert main(plain) == 0
+    words = ["data", "prepare", str(texts), "--caseops", "--tokenizer", str(tmp_path / "a" / "tokenizer.model")]
+    assert main([*words, "--out", str(tmp_path / "b")]) == 2
+    assert "is no CaseOps model: it lacks user-defined symbols" in capsys.readouterr().err

@@ -23,10 +23,11 @@ from paramgolf.cli.held_out import held_out_text
 from paramgolf.text import hub_client, hub_download
 from paramgolf.text.byte_table import contest_byte_table
 from paramgolf.text.byte_tokenizer import ByteTokenizer
+from paramgolf.text.caseops_training import train_contest_caseops
 from paramgolf.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from paramgolf.text.shard_folder import ShardFolder
 from paramgolf.text.shards import shard_header
-from paramgolf.text.text import digest_documents
+from paramgolf.text.text import TrainText, digest_documents
 
 Captured = pytest.CaptureFixture[str]
 NAME = "someone/small-golf"
@@ -116,6 +117,31 @@ def published() -> dict[str, bytes]:
 
 
 PUBLISHED = published()
+CASEOPS = train_contest_caseops(TrainText("t", TRAIN_DOCUMENTS), 600)
+CASEOPS_SETS = "datasets/datasets/fineweb10B_sp600_lossless_caps_caseops_v1"
+
+
+def published_caseops() -> dict[str, bytes]:
+    """A repository of CaseOps shards: two of validation, each with its sidecar, and two of training."""
+    counted = [CASEOPS.encode_counted(document) for document in VAL_DOCUMENTS]
+    val = np.concatenate([[1, *ids] for ids, _ in counted])
+    sidecar = np.concatenate([[0, *counts] for _, counts in counted])
+    half = len(val) // 2 + 1
+    name = CASEOPS_SETS.rpartition("/")[2]
+    entry = manifest_of(name, CASEOPS, 2, len(val))
+    # An exporter that counts files by the contest's pattern finds the sidecars too (spec pr2140.md 1.4).
+    entry["stats"]["files_val"] = 4
+    model = f"tokenizers/{name}.model"
+    tokenizers = [{"name": f"t_{name}", "model_path": model}]
+    manifest = {"shard_size": half, "datasets": [entry], "tokenizers": tokenizers}
+    files = {"datasets/manifest.json": json.dumps(manifest).encode(), f"datasets/{model}": CASEOPS.to_bytes()}
+    for index in range(2):
+        part = slice(index * half, (index + 1) * half)
+        files[f"{CASEOPS_SETS}/fineweb_val_{index:06d}.bin"] = shard(val[part])
+        files[f"{CASEOPS_SETS}/fineweb_val_bytes_{index:06d}.bin"] = shard(sidecar[part])
+    for index, part in enumerate(np.array_split(stream(TRAIN_DOCUMENTS, CASEOPS), 2)):
+        files[f"{CASEOPS_SETS}/fineweb_train_{index:06d}.bin"] = shard(part)
+    return files
 
 
 @dataclasses.dataclass
@@ -718,3 +744,66 @@ def test_a_file_that_came_in_one_part_has_no_speed(repository, tmp_path, capsys)
     assert fetch(repository, tmp_path / "data", 1) == 0
     says = capsys.readouterr().err
     assert "13,508 of 13,508 bytes" in says and "MB/s" not in says
+
+
+def test_caseops_shards_bring_their_sidecars(repository, tmp_path, capsys):
+    """Every validation shard has its sidecar; the denominator is theirs, of all targets; the split is named."""
+    repository.files = published_caseops()
+    out = tmp_path / "data"
+    assert fetch(repository, out, 1, "--json", dataset="fineweb-caseops-sp600") == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    shards = {f"fineweb_{part}_{index:06d}.bin" for part in ("val", "val_bytes") for index in range(2)}
+    own = {"manifest.json", "hub_manifest.json", "tokenizer_caseops.model", "fineweb_train_000000.bin"}
+    assert names(out) == shards | own and said["tokenizer"]["kind"] == "caseops"
+    raw = sum(map(len, VAL_DOCUMENTS))
+    lost = sum(len(document) - int(CASEOPS.encode_counted(document)[1].sum()) for document in VAL_DOCUMENTS)
+    assert said["validation"] == {"targets": len(stream(VAL_DOCUMENTS, CASEOPS)) - 1, "bytes": raw - lost}
+    assert said["next"][:3] == ["paramgolf", "train", "pr2140"]
+    folder = ShardFolder.open(out)
+    folder.verify()
+    assert folder.tokenizer.digest == CASEOPS.digest and len(folder.sidecar_files) == len(folder.held_out_files) == 2
+    assert folder.manifest["split"] == {"rule": "first", "held_out": len(VAL_DOCUMENTS)}
+    assert main(["data", "inspect", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["sidecars"] == {"files": 2, "tokens": said["held_out"]["tokens"], "bytes": raw - lost}
+    assert main(["data", "inspect", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "tokenizer: caseops, 600 ids, normalises" in shown and "sidecars: 2, " in shown and "the first 100" in shown
+
+
+def test_a_published_sidecar_of_another_length_is_refused(repository, tmp_path, capsys):
+    """Both files are named, and the bad one is removed, whatever its digest says."""
+    repository.files = published_caseops()
+    path = f"{CASEOPS_SETS}/fineweb_val_bytes_000001.bin"
+    good = np.frombuffer(repository.files[path][1024:], dtype="<u2")
+    repository.files[path] = shard(good[:-1])
+    assert fetch(repository, tmp_path / "data", 1, dataset="caseops-sp600") == 2
+    said = complaint(capsys)
+    assert (
+        f"fineweb_val_bytes_000001.bin has {len(good) - 1:,} entries, fineweb_val_000001.bin has {len(good):,}" in said
+    )
+    assert "fineweb_val_bytes_000001.bin" not in names(tmp_path / "data.partial")
+    del repository.files[path]
+    assert fetch(repository, tmp_path / "data", 1, dataset="caseops-sp600") == 2
+    assert f"has no file {path}" in complaint(capsys)
+
+
+def test_caseops_shards_with_a_plain_tokenizer_are_refused(repository, tmp_path, capsys):
+    """A model without the operators is not what the shards were made with."""
+    repository.files = published_caseops()
+    model = next(path for path in repository.files if path.endswith(".model"))
+    repository.files[model] = TOKENIZER.to_bytes()
+    assert fetch(repository, tmp_path / "data", 1, dataset="caseops-sp600") == 2
+    assert "not a CaseOps model: it lacks user-defined symbols" in complaint(capsys)
+
+
+def test_caseops_data_sets_that_are_missing_or_many(repository, tmp_path, capsys):
+    """A repository with none says what it has; with two it says which."""
+    assert fetch(repository, tmp_path / "data", 1, dataset="fineweb-caseops-sp8192") == 2
+    assert "has no data set fineweb10B_sp8192_*caseops*" in complaint(capsys)
+    repository.files = published_caseops()
+    manifest = json.loads(repository.files["datasets/manifest.json"])
+    manifest["datasets"].append({**manifest["datasets"][0], "name": "fineweb10B_sp600_caseops_v2"})
+    repository.files["datasets/manifest.json"] = json.dumps(manifest).encode()
+    assert fetch(repository, tmp_path / "data", 1, dataset="fineweb-caseops-sp600") == 2
+    assert "has 2 data sets for fineweb-caseops-sp600" in complaint(capsys)

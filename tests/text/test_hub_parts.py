@@ -120,7 +120,7 @@ def test_one_pass_tells_tokens_documents_and_bytes(tmp_path_factory, ids):
     """What is counted by ids is what decoding each id would count."""
     path = tmp_path_factory.mktemp("facts") / "s.bin"
     write_shard(path, ids)
-    facts = shard_facts(path, BYTES, BYTES.piece_bytes, begins_stream=False)
+    facts = shard_facts(path, BYTES, begins_stream=False)
     assert facts.tokens == len(ids) and facts.documents == ids.count(1)
     assert facts.text_bytes == len(BYTES.decode(ids))
     assert count_ids(np.array(ids, dtype=np.uint16))[:260].tolist() == [ids.count(one) for one in range(260)]
@@ -129,12 +129,12 @@ def test_one_pass_tells_tokens_documents_and_bytes(tmp_path_factory, ids):
 def test_a_stream_begins_with_bos(tmp_path):
     """The first shard of a side must begin with BOS, a later one need not; an id too many is named either way."""
     write_shard(tmp_path / "s.bin", [5, 1, 6])
-    assert shard_facts(tmp_path / "s.bin", BYTES, BYTES.piece_bytes, begins_stream=False).documents == 1
+    assert shard_facts(tmp_path / "s.bin", BYTES, begins_stream=False).documents == 1
     with pytest.raises(ShardError, match=r"s\.bin: offset 1024: .* BOS 1, found 5"):
-        shard_facts(tmp_path / "s.bin", BYTES, BYTES.piece_bytes, begins_stream=True)
+        shard_facts(tmp_path / "s.bin", BYTES, begins_stream=True)
     write_shard(tmp_path / "t.bin", [1, 259, 260])
     with pytest.raises(ShardError, match=r"t\.bin: offset 1028: expected an id below 260, found 260"):
-        shard_facts(tmp_path / "t.bin", BYTES, BYTES.piece_bytes, begins_stream=True)
+        shard_facts(tmp_path / "t.bin", BYTES, begins_stream=True)
 
 
 def test_a_folders_manifest_names_what_is_whole_at_every_moment(tmp_path):

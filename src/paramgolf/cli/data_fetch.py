@@ -17,13 +17,16 @@ from paramgolf.cli.output import Output
 
 if TYPE_CHECKING:
     from paramgolf.text.hub import Fetched
+    from paramgolf.text.tokenizer import Tokenizer
 
 _EVERY = 5.0  # seconds between two lines about one file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What, how much, where to, where from."""
-    parser.add_argument("dataset", metavar="DATASET", help="fineweb-sp1024, fineweb-byte260, or fineweb-sp<ids>")
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="fineweb-sp1024, fineweb-byte260, fineweb-caseops-sp8192, or sp<ids>"
+    )
     parser.add_argument("--shards", required=True, type=count, metavar="N", help="training shards; the record used 80")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder (default data/DATASET)")
     parser.add_argument("--repo", metavar="OWNER/NAME", help="dataset repository (default: the contest's)")
@@ -35,11 +38,11 @@ def run(options: argparse.Namespace, output: Output) -> int:
     """Fetch, check, describe."""
     from paramgolf.text.hub import fetch
     from paramgolf.text.hub_client import ENDPOINT, Hub
-    from paramgolf.text.hub_layout import REPOSITORY, variant_of
+    from paramgolf.text.hub_layout import repository_of, variant_of
 
     variant = variant_of(options.dataset)
     out = options.out or Path("data") / f"fineweb-{variant}"
-    hub = Hub(options.repo or REPOSITORY, options.endpoint or ENDPOINT, options.revision)
+    hub = Hub(options.repo or repository_of(variant), options.endpoint or ENDPOINT, options.revision)
     try:
         fetched = fetch(hub, variant, options.shards, out, _Lines(output))
     except KeyboardInterrupt:
@@ -86,7 +89,9 @@ def _show(fetched: Fetched, output: Output) -> None:
         )
     output.say(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} ids, digest {tokenizer.digest[:12]}")
     output.say("checked: " + ", ".join(f"{number} files by {how}" for how, number in sorted(checked.items())))
-    command = ["paramgolf", "train", "pr549", "--data", str(fetched.folder.path), *_tokenizer_flags(fetched)]
+    recipe = "pr2140" if tokenizer.kind == "caseops" else "pr549"
+    flags = _tokenizer_flags(recipe, tokenizer)
+    command = ["paramgolf", "train", recipe, "--data", str(fetched.folder.path), *flags]
     output.next(*command)
     output.result(
         {
@@ -107,11 +112,13 @@ def _show(fetched: Fetched, output: Output) -> None:
     )
 
 
-def _tokenizer_flags(fetched: Fetched) -> list[str]:
+def _tokenizer_flags(recipe: str, found: Tokenizer) -> list[str]:
     """What makes the recipe's tokenizer that of the shards."""
     from paramgolf.recipes import get_recipe
+    from paramgolf.text.tokenizer import tokenizer_kind
 
-    wanted, found = get_recipe("pr549").tokenizer, fetched.folder.tokenizer
-    flags = [] if wanted.kind == found.kind else ["--tokenizer.kind", found.kind]
+    wanted = get_recipe(recipe).tokenizer
+    same_kind = tokenizer_kind(wanted.kind, wanted.caseops) == found.kind
+    flags = [] if same_kind else ["--tokenizer.kind", found.kind]
     same_size = wanted.vocab_size == found.vocab_size
     return flags if same_size else [*flags, "--tokenizer.vocab_size", str(found.vocab_size)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -95,13 +96,11 @@ class CaseOpsTokenizer:
         Ids may be of many documents with their boundaries. Raises `TokenizerError` for an id outside the vocabulary.
         """
         array = checked_ids(ids, self.vocab_size)
-        counts = np.empty(len(array), dtype=np.int64)
-        at = 0
-        while at < len(array):
-            end = self._cut(array, at)
-            counts[at:end] = _between(*self._spell(array[at:end]))
-            at = end
-        return counts
+        return np.concatenate([np.zeros(0, dtype=np.int64), *self._counts(array)])
+
+    def total_bytes(self, ids: npt.ArrayLike) -> int:
+        """The sum of `bytes_of`, in bounded memory."""
+        return sum(int(counts.sum()) for counts in self._counts(checked_ids(ids, self.vocab_size)))
 
     def decode(self, ids: npt.ArrayLike) -> bytes:
         """Bytes of the ids; an operator acts within its document. Raises `TokenizerError` for an id out of range."""
@@ -119,6 +118,14 @@ class CaseOpsTokenizer:
 
     def _encode_normalised(self, stream: bytes) -> TokenIds:
         return self.inner.encode(_readable(stream).encode())
+
+    def _counts(self, ids: npt.NDArray[np.integer]) -> Iterator[Counts]:
+        """Raw bytes of the tokens, part by part."""
+        at = 0
+        while at < len(ids):
+            end = self._cut(ids, at)
+            yield _between(*self._spell(ids[at:end]))
+            at = end
 
     def _spell(self, ids: npt.NDArray[np.integer]) -> tuple[Bytes, Counts]:
         """The stream uint8 [B] that ids spell, where each token begins in it, and the end: int64 [n + 1]."""

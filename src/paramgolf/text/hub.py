@@ -11,30 +11,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paramgolf.errors import ShardError, TokenizerError
 from paramgolf.text.byte_table import contest_byte_table
 from paramgolf.text.byte_tokenizer import ByteTokenizer
+from paramgolf.text.caseops_tokenizer import CaseOpsTokenizer
 from paramgolf.text.hub_client import Hub, HubError
-from paramgolf.text.hub_files import MADE_HERE, UNCHECKED, HubFiles, Reporter, require_digest
+from paramgolf.text.hub_files import MADE_HERE, UNCHECKED, Examine, HubFiles, Reporter, require_digest
 from paramgolf.text.hub_folder import FetchFolder
 from paramgolf.text.hub_layout import BYTES, MANIFEST_PATH, Publication, Side, read_publication, shard_name
 from paramgolf.text.manifest import TOKENIZER_FILES
 from paramgolf.text.sentencepiece_tokenizer import SentencePieceTokenizer
-from paramgolf.text.shard_facts import shard_facts
+from paramgolf.text.shard_facts import KnownTokenizer, shard_facts
 from paramgolf.text.shard_folder import ShardFolder
-from paramgolf.text.validation import Denominator, plain_denominator, validation_tokens
+from paramgolf.text.shards import read_shard
+from paramgolf.text.sidecar import check_entries, sidecar_path
+from paramgolf.text.split import Split
+from paramgolf.text.validation import Denominator, plain_denominator, sidecar_denominator, validation_tokens
 
 CONTEST_SEQUENCE = 2048
 HUB_MANIFEST = "hub_manifest.json"
-KnownTokenizer = SentencePieceTokenizer | ByteTokenizer
 
 
 @dataclass(frozen=True)
 class Fetched:
     """What is in the folder now: per side `documents`, `bytes`, `tokens` and `shards`.
 
-    `checked` counts files by what they were checked against; `validation` is the contest's plain denominator at
-    sequence 2048, None where the held-out shards hold no such sequence.
+    `checked` counts files by what they were checked against; `validation` is the contest's plain denominator: at
+    sequence 2048, None where the held-out shards hold no such sequence; with CaseOps that of the sidecars, all targets.
     """
 
     folder: ShardFolder
@@ -91,9 +96,10 @@ def _bring_tokenizer(files: HubFiles, publication: Publication) -> KnownTokenize
     else:
         for name, path in publication.tokenizer_files:
             files.bring(name, files.hub.head(path), lambda _: {})
-        model = files.folder.path / TOKENIZER_FILES["sentencepiece"]
+        kind = CaseOpsTokenizer if publication.caseops else SentencePieceTokenizer
+        model = files.folder.path / TOKENIZER_FILES[kind.kind]
         try:
-            tokenizer = SentencePieceTokenizer(model.read_bytes())
+            tokenizer = kind(model.read_bytes())
         except TokenizerError as error:
             raise TokenizerError(f"{model}: {error}") from None
     for what, expected, found in (
@@ -109,19 +115,42 @@ def _bring_tokenizer(files: HubFiles, publication: Publication) -> KnownTokenize
 
 
 def _bring_shards(files: HubFiles, publication: Publication, tokenizer: KnownTokenizer, count: int) -> None:
-    """All validation shards, then training shards in their order."""
+    """All validation shards, each with its sidecar where there are such, then training shards in their order."""
+    files.reporter.note(f"{publication.name} of {files.hub.repository}: {publication.files_val + count} shards")
+    wanted = _wanted(files.folder, publication, tokenizer, count)
+    remotes = [files.hub.head(publication.path_of(name)) for name, _ in wanted]
+    files.require_space((name, remote) for (name, _), remote in zip(wanted, remotes))
+    for (name, examine), remote in zip(wanted, remotes):
+        files.bring(name, remote, examine)
+    # Every publication of the contest holds out the first documents (spec pr549.md 1.2, pr2140.md 1.4).
+    files.folder.describe({}, split=Split("first", files.folder.totals("val")["documents"]))
+
+
+def _wanted(
+    folder: FetchFolder, publication: Publication, tokenizer: KnownTokenizer, count: int
+) -> list[tuple[str, Examine]]:
+    """Names of the files, and how each is looked into."""
+    wanted: list[tuple[str, Examine]] = []
     sides: tuple[tuple[Side, int], ...] = (("val", publication.files_val), ("train", count))
-    shards = [(side, index) for side, number in sides for index in range(number)]
-    files.reporter.note(f"{publication.name} of {files.hub.repository}: {len(shards)} shards")
-    remotes = [files.hub.head(publication.shard_path(side, index)) for side, index in shards]
-    files.require_space((shard_name(*shard), remote) for shard, remote in zip(shards, remotes))
-    for (side, index), remote in zip(shards, remotes):
-        files.bring(shard_name(side, index), remote, partial(_examine, side, index, tokenizer))
+    for side, number in sides:
+        for index in range(number):
+            name = shard_name(side, index)
+            wanted.append((name, partial(_examine, side, index, tokenizer)))
+            if side == "val" and publication.caseops:
+                shard = folder.path / name
+                wanted.append((sidecar_path(shard).name, partial(_examine_sidecar, shard, tokenizer)))
+    return wanted
 
 
 def _examine(side: Side, index: int, tokenizer: KnownTokenizer, path: Path) -> dict[str, Any]:
-    facts = shard_facts(path, tokenizer, tokenizer.piece_bytes, begins_stream=index == 0)
+    facts = shard_facts(path, tokenizer, begins_stream=index == 0)
     return {"side": side, "tokens": facts.tokens, "documents": facts.documents, "text_bytes": facts.text_bytes}
+
+
+def _examine_sidecar(shard: Path, tokenizer: KnownTokenizer, path: Path) -> dict[str, Any]:
+    entries = read_shard(path)
+    check_entries(entries, sidecar_path(shard).name, shard, tokenizer.boundary_id)
+    return {"sidecar_bytes": int(entries.sum(dtype=np.int64))}
 
 
 def _require_stats(folder: FetchFolder, publication: Publication) -> None:
@@ -141,7 +170,9 @@ def _fetched(files: HubFiles, publication: Publication, tokenizer: KnownTokenize
     folder = ShardFolder.open(files.folder.out, check_ids=False)
     train, held_out = files.folder.totals("train"), files.folder.totals("val")
     validation = None
-    if held_out["tokens"] > CONTEST_SEQUENCE:
+    if isinstance(tokenizer, CaseOpsTokenizer):
+        validation = sidecar_denominator(np.concatenate(folder.held_out_sidecars()))
+    elif held_out["tokens"] > CONTEST_SEQUENCE:
         tokens = validation_tokens(folder.held_out_shards(), CONTEST_SEQUENCE)
         validation = plain_denominator(tokens, contest_byte_table(tokenizer))
     return Fetched(

@@ -13,6 +13,7 @@ from typing import Any
 from paramgolf.errors import OutputError
 from paramgolf.run_folder import partial_path, says_unwritten, write_atomically
 from paramgolf.text.manifest import FORMAT, MANIFEST, describe_tokenizer
+from paramgolf.text.split import Split
 from paramgolf.text.tokenizer import Tokenizer
 
 DAMAGED = ".damaged"
@@ -26,18 +27,22 @@ class FetchFolder:
         self._source: dict[str, Any] = {"repository": repository, "dataset": dataset}
         self.path = partial_path(out) if not out.exists() or _is_empty(out) else out
         known = self._known()
-        self._described = {key: known[key] for key in ("tokenizer",) if key in known}
+        self._described: dict[str, Any] = {key: known[key] for key in ("tokenizer", "split") if key in known}
         self.files: dict[str, dict[str, Any]] = known.get("files", {})
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(says_unwritten(self.path, 0, error)) from None
 
-    def describe(self, source: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> None:
-        """Say where the files come from, and later of which tokenizer they are; writes the manifest."""
+    def describe(
+        self, source: Mapping[str, Any], tokenizer: Tokenizer | None = None, split: Split | None = None
+    ) -> None:
+        """Say where the files come from, later of which tokenizer they are and how divided; writes the manifest."""
         self._source |= source
         if tokenizer is not None:
-            self._described = {"tokenizer": describe_tokenizer(tokenizer)}
+            self._described["tokenizer"] = describe_tokenizer(tokenizer)
+        if split is not None:
+            self._described["split"] = split.to_json()
         self._write()
 
     def add(self, name: str, record: Mapping[str, Any]) -> None:

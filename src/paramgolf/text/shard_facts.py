@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import ShardError
-from paramgolf.text.piece_bytes import PieceBytes
+from paramgolf.text.byte_tokenizer import ByteTokenizer
+from paramgolf.text.caseops_tokenizer import CaseOpsTokenizer
+from paramgolf.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from paramgolf.text.shards import HEADER_BYTES, check_ids, read_shard
-from paramgolf.text.tokenizer import Tokenizer
 
+KnownTokenizer = SentencePieceTokenizer | CaseOpsTokenizer | ByteTokenizer
 _AT_ONCE = 1 << 22
 
 
@@ -25,7 +27,7 @@ class ShardFacts:
     text_bytes: int
 
 
-def shard_facts(path: Path, tokenizer: Tokenizer, piece_bytes: PieceBytes, *, begins_stream: bool) -> ShardFacts:
+def shard_facts(path: Path, tokenizer: KnownTokenizer, *, begins_stream: bool) -> ShardFacts:
     """Read a shard once and check it against its tokenizer.
 
     Raises `ShardError` for a wrong header, size or id, and if the stream that the shard begins does not start with the
@@ -40,7 +42,10 @@ def shard_facts(path: Path, tokenizer: Tokenizer, piece_bytes: PieceBytes, *, be
             f"{path}: offset {HEADER_BYTES}: expected the stream to begin with the tokenizer's BOS "
             f"{tokenizer.boundary_id}, found {int(ids[0])}; the shard was made with another tokenizer"
         )
-    text_bytes = int(counts[: tokenizer.vocab_size] @ piece_bytes.lengths)
+    if isinstance(tokenizer, CaseOpsTokenizer):
+        text_bytes = tokenizer.total_bytes(ids)
+    else:
+        text_bytes = int(counts[: tokenizer.vocab_size] @ tokenizer.piece_bytes.lengths)
     return ShardFacts(len(ids), int(counts[tokenizer.boundary_id]), text_bytes)
 
 

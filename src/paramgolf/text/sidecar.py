@@ -52,10 +52,17 @@ def read_sidecar(shard: Path, boundary_id: int | None = None) -> Uint16:
     or, if `boundary_id` is given, charges bytes for a boundary.
     """
     path = sidecar_path(shard)
-    ids, entries = read_shard(shard), read_shard(path)
+    entries = read_shard(path)
+    check_entries(entries, path.name, shard, boundary_id)
+    return entries
+
+
+def check_entries(entries: Uint16, name: str, shard: Path, boundary_id: int | None) -> None:
+    """Raise `ShardError` unless the entries of the sidecar `name` fit the tokens of its shard."""
+    ids = read_shard(shard)
     if len(entries) != len(ids):
         raise ShardError(
-            f"{path.name} has {len(entries):,} entries, {shard.name} has {len(ids):,} tokens; they are not of one make "
+            f"{name} has {len(entries):,} entries, {shard.name} has {len(ids):,} tokens; they are not of one make "
             f"(both in {shard.parent})"
         )
     if boundary_id is not None:
@@ -63,9 +70,8 @@ def read_sidecar(shard: Path, boundary_id: int | None = None) -> Uint16:
         if len(charged):
             at = int(charged[0])
             raise ShardError(
-                f"{path}: offset {HEADER_BYTES + 2 * at}: expected 0 bytes for a BOS, found {int(entries[at])}"
+                f"{name}: offset {HEADER_BYTES + 2 * at}: expected 0 bytes for a BOS, found {int(entries[at])}"
             )
-    return entries
 
 
 def check_sidecars(shards: Sequence[Path], sidecars: Iterable[Path], boundary_id: int | None) -> None:
