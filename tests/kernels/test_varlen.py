@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramgolf.kernels.attention import attention_backend, plain_causal_attention
-from paramgolf.kernels.varlen import varlen_attention, varlen_backend
+from paramgolf.kernels.varlen import masked_varlen_attention, varlen_attention, varlen_backend
 
 
 def draw(count: int, heads: int, groups: int, size: int = 8) -> list[torch.Tensor]:
@@ -29,15 +29,19 @@ def by_document(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list
     width=st.sampled_from([torch.int32, torch.int64]),
 )
 def test_equals_each_document_alone(lengths: list[int], heads: tuple[int, int], width: torch.dtype) -> None:
-    """Values and gradients are those of separate calls, grouped or not, with empty documents anywhere."""
-    inputs = draw(sum(lengths), *heads)
-    packed = varlen_attention(*inputs, torch.tensor(lengths, dtype=width), max(lengths))
+    """Values and gradients are those of separate calls, grouped or not, empty ones among them; by the mask too."""
+    inputs, lengths_S = draw(sum(lengths), *heads), torch.tensor(lengths, dtype=width)
     alone = by_document(*inputs, lengths)
-    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-12)
-    weight = torch.randn(packed.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (packed, alone)]
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+    weight = torch.randn(alone.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    wanted = torch.autograd.grad((alone * weight).sum(), inputs)
+    ends_E = torch.tensor([0, *lengths]).cumsum(0)
+    for packed in (
+        varlen_attention(*inputs, lengths_S, max(lengths)),
+        masked_varlen_attention(*inputs, ends_E),
+    ):
+        torch.testing.assert_close(packed, alone, rtol=0, atol=1e-12)
+        for one, other in zip(torch.autograd.grad((packed * weight).sum(), inputs), wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
 def test_no_document_sees_another() -> None:

@@ -205,6 +205,21 @@ def test_packed_documents_equal_each_alone(lengths: list[int], recipe: str) -> N
     torch.testing.assert_close(packed, torch.cat(alone, dim=1), rtol=0, atol=1e-5)
 
 
+def test_no_document_of_a_row_sees_another() -> None:
+    """Changing one document's tokens after its boundary leaves all states of the others bitwise as they were."""
+    model = randomised(TINY).float()
+    tokens = torch.randint(2, VOCAB, (1, 15), generator=torch.Generator().manual_seed(0))
+    tokens[0, [0, 4, 10]] = 1
+    documents = Documents(torch.tensor([4, 6, 5]), 6)
+    changed = tokens.clone()
+    changed[0, 5:10] = (changed[0, 5:10] - 1) % (VOCAB - 2) + 2
+    with torch.no_grad():
+        before, after = (model.hidden(row, documents=documents)[0] for row in (tokens, changed))
+    others = [*range(5), *range(10, 15)]
+    assert torch.equal(before[others], after[others])
+    assert not torch.equal(before[5:10], after[5:10])
+
+
 def test_documents_lie_in_one_row() -> None:
     """Several rows with documents are refused, with the number of rows."""
     model = randomised(TINY)
