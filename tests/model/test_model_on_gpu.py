@@ -45,7 +45,7 @@ def test_learnt_caps(dtype: torch.dtype, tolerance: float, count: int, vocabular
     )
     found, wanted = torch.autograd.grad(loss, given), torch.autograd.grad(reference, exact)
     for one, other in zip((loss, *found), (reference, *wanted), strict=True):
-        assert float((one.double() - other).norm() / other.norm()) < 2 * tolerance
+        assert ((one.double() - other).norm() / other.norm()).item() < 2 * tolerance
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from torch.nn import functional
 def relu_squared(x: Tensor, slope: float = 0.0) -> Tensor:
     """Elementwise `x²` for x >= 0 and `slope² x²` below; any float dtype, differentiable once.
 
-    On a GPU the plain path is used: a compiler fuses it. Source: spec pr549.md 2.8 (slope 0.5).
+    On a GPU the plain path is used: a compiler fuses it. Source: spec pr549.md 2.8 (slope 0.5), spec
+    pr2140.md 2.3 (slope 0.3).
     """
     if x.is_cuda:
         return plain_relu_squared(x, slope)

@@ -129,5 +129,7 @@ class ChosenAdapters:
 
 def low_rank(x_BTI: Tensor, a_BRI: Tensor, b_BOR: Tensor, scale: float) -> Tensor:
     """`(x Aᵀ) Bᵀ scale` of every row with its own factors [B, T, O], in the dtype of `x_BTI`."""
+    if len(x_BTI) != len(a_BRI):
+        raise ValueError(f"{len(x_BTI)} rows need as many lanes of adapters, found {len(a_BRI)}")
     a_BRI, b_BOR = a_BRI.to(x_BTI.dtype), b_BOR.to(x_BTI.dtype)
     return torch.bmm(torch.bmm(x_BTI, a_BRI.transpose(1, 2)).mul(scale), b_BOR.transpose(1, 2))
