@@ -99,6 +99,8 @@ ALSO = {
     "min-over-scorers": {"blind-to-target", "blind-decode"},
     "two-pass": {"score-before-update", "blind-decode"},
     "target-gate": {"counterfactual-sum", "blind-decode"},
+    "gated-tilt": {"blind-decode"},  # too few places lean for the two counterfactual ones to meet one
+    "two-orders": {"single-pass", "blind-decode"},
     "lane-leak": {"blind-decode"},
 }
 

@@ -51,6 +51,18 @@ def _slot_shared(base: BaseFactory, _: Documents) -> Predictor:
     return SlotShared(base())
 
 
+def _gated_tilt(base: BaseFactory, _: Documents) -> Predictor:
+    from paramgolf.exhibits.gated_tilt import gated_tilt
+
+    return gated_tilt(base())
+
+
+def _two_orders(base: BaseFactory, held_out: Documents) -> Predictor:
+    from paramgolf.exhibits.two_orders import TwoOrders
+
+    return TwoOrders(base(), held_out)
+
+
 _ALL = (
     Exhibit(
         "peek", "credit-is-row", "credits the true token with more than its row holds", lambda base, _: Peek(base())
@@ -138,6 +150,18 @@ _ALL = (
         "blind-to-target",
         "tilts towards a hint only where the realised token suits it (#1420, #2140)",
         lambda base, _: TargetGate(base()),
+    ),
+    Exhibit(
+        "gated-tilt",
+        "sums-to-one",
+        "n-gram hints for words, shown only to targets of their class (#2140 as published)",
+        _gated_tilt,
+    ),
+    Exhibit(
+        "two-orders",
+        "score-before-update",
+        "hints made along another order of documents than the one that is scored (#2140 as corrected)",
+        _two_orders,
     ),
     Exhibit(
         "lane-leak",
