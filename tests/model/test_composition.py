@@ -270,9 +270,9 @@ def test_rows_use_their_own_lane(lanes: list[int] | None) -> None:
 def test_rows_and_lanes_are_as_many() -> None:
     """A batch of two rows with adapters of three lanes is refused with both numbers, and with two chosen it runs."""
     model, adapters, tokens = randomised(TINY), random_adapters(TINY, 3), torch.ones(2, 4, dtype=torch.int64)
-    for given in (adapters, adapters.chosen()):
+    for lanes in (adapters, adapters.chosen()):
         with pytest.raises(ValueError, match="2 rows need as many lanes of adapters, found 3"):
-            model.hidden(tokens, adapters=given)
+            model.hidden(tokens, adapters=lanes)
     assert len(model.hidden(tokens, adapters=adapters.chosen(torch.tensor([0, 2])))) == 2
 
 

@@ -40,5 +40,5 @@ class _ReluSquared(torch.autograd.Function):
         (leaky,) = ctx.saved_tensors
         gradient = (gradients[0] * leaky).mul_(2)
         if ctx.slope:
-            gradient = torch.where(leaky < 0, gradient * ctx.slope, gradient)
+            gradient = torch.ops.aten.leaky_relu_backward(gradient, leaky, ctx.slope, self_is_result=True)
         return gradient, None
