@@ -89,16 +89,17 @@ class GatedRows:
         self._owner, self._base = owner, base
         self._chunk = Chunk(chunk.tokens.copy(), chunk.lengths.copy(), chunk.starts.copy())
         self._hints: dict[int, list[tuple[Expert, str, Hints]]] = {}
+        self._open: dict[int, Bool] = {}
 
     def realised(self) -> Float64:
         out_BT = np.zeros(self._chunk.tokens.shape)
         for lane, position in np.argwhere(self._chunk.real()).tolist():
-            out_BT[lane, position] = self.row(lane, position)[self._chunk.tokens[lane, position]]
+            out_BT[lane, position] = self._credit(lane, position)
         return out_BT
 
     def row(self, lane: int, position: int) -> Float64:
         base_V = np.array(self._base.row(lane, position), dtype=np.float64)
-        word_open = bool(self._owner.opens(self._chunk, lane)[position])
+        word_open = bool(self._opens(lane)[position])
         out_V = base_V.copy()
         for kind in (GOES_ON, BEGINS, ENDS):
             hint, boost = self._choice(lane, position, kind, word_open)
@@ -108,6 +109,23 @@ class GatedRows:
                 of_kind_V = self._owner.kind_V == kind
                 out_V[of_kind_V] = leaning_V[of_kind_V]
         return out_V
+
+    def _credit(self, lane: int, position: int) -> float:
+        """The row's entry for the token that stands there."""
+        base_V = self._base.row(lane, position)
+        token = int(self._chunk.tokens[lane, position])
+        word_open = bool(self._opens(lane)[position])
+        hint, boost = self._choice(lane, position, int(self._owner.kind_V[token]), word_open)
+        if hint == NO_HINT:
+            return float(base_V[token])
+        leaning_V = np.array(base_V, dtype=np.float64)
+        tilt_row(leaning_V, hint, boost)
+        return float(leaning_V[token])
+
+    def _opens(self, lane: int) -> Bool:
+        if lane not in self._open:
+            self._open[lane] = self._owner.opens(self._chunk, lane)
+        return self._open[lane]
 
     def _choice(self, lane: int, position: int, kind: int, word_open: bool) -> tuple[int, float]:
         """The hint and boost that a target of this kind would be scored with."""
