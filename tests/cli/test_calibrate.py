@@ -15,6 +15,7 @@ from paramgolf.errors import RecipeError
 from paramgolf.recipe import BudgetRecipe, Recipe, SqueezeRecipe
 from paramgolf.referee import rules_ledger
 from paramgolf.squeeze.hessian import HessianRecord, load_hessians, save_hessians
+from paramgolf.squeeze.sensitivity_file import load_sensitivities
 
 WORDS = ["one ", "two ", "three ", "four\n", "five ", "six, ", "seven ", "eight. "]
 TINY = ["--tokenizer.kind", "bytes", "--tokenizer.vocab_size", "260", "--squeeze.carry_text", "false"]
@@ -233,3 +234,30 @@ def test_calibration_must_leave_time_to_train():
     for other in (SqueezeRecipe(), SqueezeRecipe(quantiser="gptq", calibration="generated")):
         same = Recipe("r", squeeze=other, budget=BudgetRecipe(train_seconds=10))
         assert training_part(same) is same
+
+
+@pytest.mark.slow
+def test_a_run_with_allocated_steps_keeps_its_sensitivities(home, tmp_path, capsys):
+    """Clip sigma and free steps calibrate the head and gradients within the seconds; `pack` takes them again, and what
+    was kept without them does not do.
+    """
+    free = ["--squeeze.clip", "sigma", "--squeeze.allocation", "free", "--squeeze.corrected_tensors", "2"]
+    run = tmp_path / "free"
+    words = ["train", "quickstart", "--data", str(home / "shards"), "--out", str(run), "--seconds", "60"]
+    assert main([*words, *TINY, *GPTQ, *free]) == 0
+    record = json.loads((run / "calibration.json").read_text())
+    assert record["gradient_sequences"] == 1
+    names = set(load_hessians(run / "hessians.safetensors")[0])
+    assert names == set(load_sensitivities(run / "sensitivities.safetensors")[0])
+    assert "embedding.weight" in names and len(names) == 7
+    same = tmp_path / "same.pyz"
+    assert main(["pack", str(run), "--out", str(same)]) == 0
+    assert same.read_bytes() == (run / "model.pyz").read_bytes()
+    capsys.readouterr()
+    smaller = ["--budget", str(same.stat().st_size - 300), "--out", str(tmp_path / "b.pyz"), "--json"]
+    assert main(["pack", str(run), *smaller]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["artifact_bytes"] <= same.stat().st_size - 300
+    assert set(told["step_factors"]) == names
+    assert main(["pack", str(home / "gptq"), *free, "--out", str(tmp_path / "c.pyz")]) == 2
+    assert "--data DIR" in capsys.readouterr().err

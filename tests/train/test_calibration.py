@@ -185,6 +185,15 @@ def test_a_phase_that_is_over_still_reads_one_batch():
         assert collect_hessians(model_of(PLAIN), names_of(PLAIN), windows(), 3, phase=phase).sequences == 1
 
 
+def test_a_share_of_a_phase_leaves_the_rest_of_it():
+    """With half of ten seconds at a second a sequence, reading ends by five."""
+    shard = np.random.default_rng(1).integers(0, VOCAB, 4000).astype(np.uint16)
+    source = Timed([shard], 12, 7)
+    with Clock(now=lambda: source.now).phase("calibrate", on_clock=True, limit=10.0) as phase:
+        found = collect_hessians(model_of(PLAIN), names_of(PLAIN), source, 64, phase=phase, share=0.5)
+    assert 2 <= found.sequences <= 5 and source.now <= 5
+
+
 def test_held_out_text_is_refused():
     """Held-out text, training text that is no windows, bare ids and any other object raise before anything is read."""
     model, names = model_of(PLAIN), names_of(PLAIN)

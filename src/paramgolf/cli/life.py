@@ -253,8 +253,8 @@ def pack_run(
         log(run, says_calibrated(calibrated))
     out = run.path / ARTIFACT
     out.unlink(missing_ok=True)  # of this very run, interrupted between packing and its last rename
-    hessians = None if calibrated is None else calibrated.hessians
-    report = pack(recipe, tokenizer, weights, primer, out, hessians=hessians)
+    measured = (None, None) if calibrated is None else (calibrated.hessians, calibrated.sensitivities)
+    report = pack(recipe, tokenizer, weights, primer, out, None, *measured)
     run.write_json("sizes.json", {"tensors": dict(report.bytes_by_tensor), "members": dict(report.bytes_by_member)})
     log(run, says_packed(report))
     return report

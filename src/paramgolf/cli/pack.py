@@ -76,8 +76,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
         output.next("paramgolf", "score", out, "TEXT", "--out", options.new_run)
     else:
         out = options.out or folder.path / f"model-{budget}.pyz"
-        hessians = None if calibrated is None else calibrated.hessians
-        report = pack(recipe, packed.tokenizer, weights, primer, out, hessians=hessians)
+        measured = (None, None) if calibrated is None else (calibrated.hessians, calibrated.sensitivities)
+        report = pack(recipe, packed.tokenizer, weights, primer, out, None, *measured)
         output.say(f"{out}: {says_packed(report)}")
         output.next("paramgolf", "score", out, "TEXT")
     output.result(
@@ -93,6 +93,9 @@ def run(options: argparse.Namespace, output: Output) -> int:
             "pruned": report.setting.pruned,
             "floored_share": report.floored_share,
             "unmended": list(report.unmended),
+            "corrected": list(report.corrected),
+            "widened": list(report.widened),
+            "step_factors": dict(report.step_factors),
             "relative_error": report.relative_error,
             "members": report.bytes_by_member,
             "digest": report.digest,

@@ -92,6 +92,7 @@ def collect_hessians(
     ranks: Ranks | None = None,
     phase: Phase | None = None,
     separate_at: int | None = None,
+    share: float = 1.0,
 ) -> Calibration:
     """The Hessians of the named matrices: inputs' second moments, summed over a sequence, a mean over the sequences.
 
@@ -100,22 +101,23 @@ def collect_hessians(
     (published they do not: spec pr2140.md 4.1).
 
     Each rank reads its share of `sequences` (`source` is this rank's), rounded up; all get the same sums. With a
-    `phase` that has a limit, the first batch is one sequence, and each later one takes at most half of the time that is
-    left, by what the batch before it took; where that is not enough for a sequence, reading ends. Which sequences are
-    read does not depend on the sizes of batches, but for own text. `model` computes in float32. Raises `LeakError` for
-    any other kind of source, `RunError` where an input is not finite or a matrix was never used.
+    `phase` that has a limit, of which a `share` is there for this, the first batch is one sequence, and each later one
+    takes at most half of the time that is left, by what the batch before it took; where that is not enough for a
+    sequence, reading ends. Which sequences are read does not depend on the sizes of batches, but for own text. `model`
+    computes in float32. Raises `LeakError` for any other kind of source, `RunError` where an input is not finite or a
+    matrix was never used.
     """
     if not isinstance(source, Source):
         raise LeakError(
             f"calibration may not use {type(source).__name__}: it takes windows of training text, or the model's own"
         )
     ranks = ranks or Ranks()
-    share = -(-sequences // ranks.world)
+    mine = -(-sequences // ranks.world)
     most = max(1, BATCH_TOKENS // source.sequence)
-    moments, done, pace = InputMoments(model, names), 0, _Pace(phase, ranks.device)
+    moments, done, pace = InputMoments(model, names), 0, _Pace(phase, ranks.device, share)
     with torch.no_grad():
-        while done < share and (room := pace.room()):
-            batch = _aligned(done, min(most, share - done, room))
+        while done < mine and (room := pace.room()):
+            batch = _aligned(done, min(most, mine - done, room))
             tokens_ST = torch.from_numpy(_tokens(source, done, batch)).to(ranks.device)
             for row_BT, documents in _rows(tokens_ST, separate_at):
                 with moments:
@@ -161,8 +163,8 @@ def _tokens(source: Source, done: int, sequences: int) -> npt.NDArray[np.int64]:
 class _Pace:
     """How many sequences a phase has room for. Readings of its clock are agreed upon, so all ranks know the same."""
 
-    def __init__(self, phase: Phase | None, device: torch.device) -> None:
-        self._phase, self._device = phase, device
+    def __init__(self, phase: Phase | None, device: torch.device, share: float) -> None:
+        self._phase, self._device, self._share = phase, device, share
         self._used = 0.0 if phase is None else phase.seconds()
         self._each: float | None = None  # seconds of a sequence in the last batch
 
@@ -172,7 +174,7 @@ class _Pace:
             return BATCH_TOKENS
         if self._each is None:
             return 1
-        left = self._phase.limit - self._used
+        left = self._share * self._phase.limit - self._used
         if left <= 0:
             return 0
         return BATCH_TOKENS if left >= 2 * BATCH_TOKENS * self._each else int(left / (2 * self._each))
