@@ -23,7 +23,7 @@ from paramgolf.artifact.open import open_artifact
 from paramgolf.exhibits.gated_tilt import GatedTilt
 from paramgolf.predict.adapt import build_predictor
 from paramgolf.predict.plan import plan
-from paramgolf.predict.protocol import Chunk, Float64, Predictor, Rows
+from paramgolf.predict.protocol import Chunk, Float64, FullRows, Predictor, Rows
 from paramgolf.predict.score_text import encode_documents, first_documents
 from paramgolf.predict.tilt import Expert, TiltPredictor
 from paramgolf.predict.tilt_counts import ContextHints
@@ -40,7 +40,10 @@ class RowsOfAll:
     def __init__(self, rows: Rows, chunk: Chunk, vocab_size: int) -> None:
         self.vocab_size = vocab_size
         length = int(chunk.lengths[0])
-        self._table_TV = np.stack([rows.row(0, t) for t in range(length)]) if length else np.zeros((0, vocab_size))
+        if isinstance(rows, FullRows):
+            self._table_TV = rows.all_rows(0)
+        else:
+            self._table_TV = np.stack([rows.row(0, t) for t in range(length)])
         picked_T = self._table_TV[np.arange(length), chunk.tokens[0, :length]]
         self._credits_1T = np.zeros(chunk.tokens.shape)
         self._credits_1T[0, :length] = picked_T
