@@ -97,7 +97,7 @@ class Codebook:
 
 def fit_codebook(matrices: Sequence[Integers]) -> Codebook:
     """The codebook that makes the codes of all rows, their classes and itself smallest; at least one matrix."""
-    alphabet = np.unique(np.concatenate([_symbols(matrix) for matrix in matrices])).astype(np.int32)
+    alphabet = symbols_of(matrices)
     blank = Codebook(alphabet, np.zeros((1, alphabet.size), dtype=np.uint8))
     histograms_RS = np.concatenate([blank._histograms(matrix) for matrix in matrices])
     best = blank
@@ -109,6 +109,11 @@ def fit_codebook(matrices: Sequence[Integers]) -> Codebook:
             break  # more classes only cost more tables from here on
         best, least = book, total
     return best
+
+
+def symbols_of(matrices: Sequence[Integers]) -> Int32:
+    """All integers that occur, ascending."""
+    return np.unique(np.concatenate([_symbols(matrix) for matrix in matrices])).astype(np.int32)
 
 
 def _symbols(matrix: Integers) -> Int64:

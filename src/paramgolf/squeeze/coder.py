@@ -1,8 +1,9 @@
 """Entropy coder of quantised tensors: static tables, asymmetric numeral systems (constriction).
 
-One tensor's code is a stack of 32-bit words from which are read, in this order: the class of each row, the number of
-each row's step, the place of each step above that number if the steps are fine ones, then the integers class by class.
-What is shared by all tensors (the codebooks) is coded once.
+One tensor's code is a stack of 32-bit words from which are read, in this order: each row's gain and the row it refers
+to, if any does (`references.py`); the class of each row, the shift of each column if there are any (`cells.py`); the
+number of each row's step, the place of each step above that number if the steps are fine ones; then the integers table
+by table. What is shared by all tensors (the codebooks) is coded once.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import ArtifactError
+from paramgolf.squeeze.cells import MOST_SHIFT, SHIFTS_D, assign, fit_cells, tables_of
 from paramgolf.squeeze.codebook import Codebook, Int32, check_codes, expand, fit_codebook, log_codes
 from paramgolf.squeeze.quantized import Float32, Quantized, join_steps, split_steps
+from paramgolf.squeeze.references import EIGHTHS, References, find_references
 
-_HEADER = struct.Struct("<hBB")  # number of the smallest step, table of the steps, table of their places
+# Number of the smallest step, table of the steps, table of their places, bytes of the tables of shifts and of gains
+_HEADER = struct.Struct("<hBBBB")
 _COARSE = 0xFF  # instead of a table of places: all steps are on the coarse grid
 _MAX_STEP_NUMBER = 0xFF << 4  # a float32's exponent and four bits of mantissa, not infinite
 
@@ -69,8 +73,9 @@ class _Steps:
 
 def fit_codebooks(tensors: Sequence[Quantized]) -> Codebooks:
     """Tables for all tensors of a model, at least one."""
+    stored = [(tensor.bits, _references(tensor).differences(tensor.values)) for tensor in tensors]
     widths = sorted({tensor.bits for tensor in tensors})
-    values = {bits: fit_codebook([t.values for t in tensors if t.bits == bits]) for bits in widths}
+    values = {bits: fit_cells([values for width, values in stored if width == bits]) for bits in widths}
     parts = [_Steps.of(tensor.scales) for tensor in tensors]
     fine = [part.places_R[None, :] for part in parts if part.fine()]
     steps = fit_codebook([part.relative_R[None, :] for part in parts])
@@ -80,46 +85,83 @@ def fit_codebooks(tensors: Sequence[Quantized]) -> Codebooks:
 def encode_tensor(tensor: Quantized, books: Codebooks) -> bytes:
     """The code of one tensor; its shape, bits and the codebooks are needed to read it back."""
     book = books.values[tensor.bits]
-    class_R = book.classify(tensor.values)
+    references = _references(tensor)
+    stored_RC = references.differences(tensor.values)
+    class_R, shift_C = assign(stored_RC, book)
     class_codes = log_codes(np.bincount(class_R, minlength=book.codes.shape[0]))
+    shift_codes = log_codes(np.bincount(shift_C + MOST_SHIFT, minlength=SHIFTS_D.size))
+    gain_codes = log_codes(np.bincount(references.gain_R, minlength=EIGHTHS + 1))
+    shifted, refers = bool(shift_C.any()), references.any()
     steps = _Steps.of(tensor.scales)
     step_class, place_class = int(books.steps.classify(steps.relative_R[None, :])[0]), _COARSE
     stack = constriction.stream.stack.AnsCoder()
     tables = book.probabilities()
-    for k in reversed(range(tables.shape[0])):
-        symbols = book.index(tensor.values[class_R == k].ravel())
-        stack.encode_reverse(symbols, _model(tables[k]))
+    table_RC, index_RC = tables_of(class_R, shift_C, len(tables)), book.index(stored_RC)
+    for k in reversed(range(len(tables))):
+        stack.encode_reverse(index_RC[table_RC == k], _model(tables[k]))
     if steps.fine():
         assert books.places is not None
         place_class = int(books.places.classify(steps.places_R[None, :])[0])
         _push(stack, steps.places_R, books.places, place_class)
     _push(stack, steps.relative_R, books.steps, step_class)
+    if shifted:
+        stack.encode_reverse((shift_C + MOST_SHIFT).astype(np.int32), _model(expand(shift_codes)))
     stack.encode_reverse(class_R.astype(np.int32), _model(expand(class_codes)))
+    if refers:
+        named = references.row_R[references.gain_R > 0]
+        stack.encode_reverse(named, constriction.stream.model.Uniform(len(stored_RC)))
+        stack.encode_reverse(references.gain_R, _model(expand(gain_codes)))
     words: bytes = stack.get_compressed().astype("<u4").tobytes()
-    return _HEADER.pack(steps.base, step_class, place_class) + class_codes.tobytes() + words
+    known = [class_codes, shift_codes[: shifted * SHIFTS_D.size], gain_codes[: refers * (EIGHTHS + 1)]]
+    header = _HEADER.pack(steps.base, step_class, place_class, known[1].size, known[2].size)
+    return header + b"".join(codes.tobytes() for codes in known) + words
 
 
 def decode_tensor(data: bytes, shape: tuple[int, ...], bits: int, books: Codebooks) -> Quantized:
     """Read back `encode_tensor`; `ArtifactError` if the code does not end where the tensor does."""
     book = books.values[bits]
     classes = book.codes.shape[0]
-    start = _HEADER.size + classes
-    if len(data) < start or (len(data) - start) % 4:
+    base, step_class, place_class, shifts, gains = _HEADER.unpack_from(data.ljust(_HEADER.size, b"\0"))
+    start = _HEADER.size + classes + shifts + gains
+    known = shifts in (0, SHIFTS_D.size) and gains in (0, EIGHTHS + 1)
+    if not known or len(data) < start or (len(data) - start) % 4:
         raise ArtifactError(f"the code of a tensor of shape {shape} has {len(data)} bytes, which is no whole code")
-    base, step_class, place_class = _HEADER.unpack_from(data)
     class_codes = np.frombuffer(data, np.uint8, classes, _HEADER.size)
     check_codes(class_codes)
     rows, columns = _flat(shape)
     stack = _open_stack(np.frombuffer(data, "<u4", offset=start))
+    references = _pop_references(stack, np.frombuffer(data, np.uint8, gains, start - gains), rows)
     class_R = stack.decode(_model(expand(class_codes)), rows)
+    shift_C = np.zeros(columns, dtype=np.int32)
+    if shifts:
+        shift_codes = np.frombuffer(data, np.uint8, shifts, _HEADER.size + classes)
+        check_codes(shift_codes)
+        shift_C = stack.decode(_model(expand(shift_codes)), columns) - MOST_SHIFT
     relative_R = _pop(stack, rows, books.steps, step_class)
     places_R = np.zeros(rows, dtype=np.int32)
     if place_class != _COARSE:
         places_R = _pop(stack, rows, books.places, place_class)
-    values_RC = _decode_values(stack, book, class_R, columns)
+    values_RC = _decode_values(stack, book, tables_of(class_R, shift_C, classes))
     if not stack.is_empty():
         raise ArtifactError(f"the code of a tensor of shape {shape} goes on after its last value")
-    return Quantized(values_RC, _Steps(relative_R, places_R, base).scales(), bits, shape)
+    scales_R = _Steps(relative_R, places_R, base).scales()
+    return Quantized(references.integers(values_RC) if gains else values_RC, scales_R, bits, shape)
+
+
+def _references(tensor: Quantized) -> References:
+    return find_references(tensor.values, (1 << (tensor.bits - 1)) - 1)
+
+
+def _pop_references(
+    stack: constriction.stream.stack.AnsCoder, gain_codes: npt.NDArray[np.uint8], rows: int
+) -> References:
+    found = References.none(rows)
+    if not gain_codes.size:
+        return found
+    check_codes(gain_codes)
+    gain_R = stack.decode(_model(expand(gain_codes)), rows)
+    found.row_R[gain_R > 0] = stack.decode(constriction.stream.model.Uniform(rows), int((gain_R > 0).sum()))
+    return References(gain_R, found.row_R)
 
 
 def _push(stack: constriction.stream.stack.AnsCoder, values: Int32, book: Codebook, table: int) -> None:
@@ -135,15 +177,14 @@ def _pop(stack: constriction.stream.stack.AnsCoder, count: int, book: Codebook |
 
 
 def _decode_values(
-    stack: constriction.stream.stack.AnsCoder, book: Codebook, class_R: Int32, columns: int
+    stack: constriction.stream.stack.AnsCoder, book: Codebook, table_RC: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.int8]:
-    values_RC = np.empty((class_R.size, columns), dtype=np.int8)
-    tables = book.probabilities()
-    for k in range(tables.shape[0]):
-        rows = class_R == k
-        count = int(rows.sum()) * columns
+    values_RC = np.empty(table_RC.shape, dtype=np.int8)
+    for k, table in enumerate(book.probabilities()):
+        here_RC = table_RC == k
+        count = int(here_RC.sum())
         if count:
-            values_RC[rows] = book.alphabet[stack.decode(_model(tables[k]), count)].reshape(-1, columns)
+            values_RC[here_RC] = book.alphabet[stack.decode(_model(table), count)]
     return values_RC
 
 
