@@ -178,31 +178,55 @@ def _width(stream: Any, at: int) -> int:
 
 
 @njit(cache=True)
-def places_across_spaces(stream: Any, normalised: Any, places: Any) -> bool:
+def follow(stream: Any, normalised: Any, places: Any, at: int, index: int) -> tuple[bool, int, int, int]:
     """Where in `stream` uint8 [n] each byte of `normalised` uint8 [m] begins, and the end, into `places` int64 [m + 1].
 
-    Only for a text that differs in white space: one space for each run of it, none at the ends. False for any other.
+    Begins at byte `at` of the stream and `index` of the other, and goes on as far as they are the same but for white
+    space: one space for each run of it, none at the ends. Returns whether that is to the end, where it stopped in the
+    stream, and the last cut before it, as a place in both. See `next_cut`.
     """
-    at, size = 0, len(stream)
-    while at < size and _is_space(stream[at]):
-        at += 1
-    for index in range(len(normalised)):
-        if at == size:
-            return False
+    size = len(stream)
+    safe_at, safe_index = at, index
+    if at == 0:
+        while at < size and _is_space(stream[at]):
+            at += 1
+    while index < len(normalised) and at < size:
+        if at > 0 and _is_graphic(stream[at]) and _is_graphic(stream[at - 1]):
+            safe_at, safe_index = at, index
         places[index] = at
         if _is_space(stream[at]):
             if normalised[index] != 32:
-                return False
+                return False, at, safe_at, safe_index
             while at < size and _is_space(stream[at]):
                 at += 1
         elif stream[at] == normalised[index]:
             at += 1
         else:
-            return False
-    places[len(normalised)] = at
-    while at < size and _is_space(stream[at]):
-        at += 1
-    return at == size
+            return False, at, safe_at, safe_index
+        index += 1
+    places[index] = at
+    rest = at
+    while rest < size and _is_space(stream[rest]):
+        rest += 1
+    return index == len(normalised) and rest == size, at, safe_at, safe_index
+
+
+@njit(cache=True)
+def next_cut(stream: Any, at: int) -> int:
+    """The first place after `at` between two visible ASCII characters, else the end.
+
+    What a normaliser makes of the text before such a place and of the text after it is what it makes of both: no rule
+    joins an ASCII character to what stands before it, and no white space is there to be removed.
+    """
+    for place in range(at + 1, len(stream)):
+        if _is_graphic(stream[place]) and _is_graphic(stream[place - 1]):
+            return place
+    return len(stream)
+
+
+@njit(cache=True)
+def _is_graphic(byte: int) -> bool:
+    return 32 < byte < 127
 
 
 @njit(cache=True)

@@ -87,7 +87,7 @@ class CaseOpsTokenizer:
         spelled, ends = self._spell(ids)
         if spelled.tobytes() == stream:
             return _between(stream, ends)
-        places = _across_spaces(stream, spelled)
+        places = None if self.proto.adds_dummy_prefix else self._follow(stream, spelled)
         return _between(stream, self.surface_ends(stream, ids) if places is None else places[ends])
 
     def bytes_of(self, ids: npt.ArrayLike) -> Counts:
@@ -143,7 +143,7 @@ class CaseOpsTokenizer:
         SentencePiece's own map from what it made of a text to the text decides. Raises `TokenizerError` if the ids are
         not of that text.
         """
-        offsets = self.inner.normalised_offsets(_readable(stream))
+        offsets = self.inner.normalise(_readable(stream))[1]
         ends = self.inner.character_ends(ids)
         if ends[-1] != len(offsets) - 1:
             raise TokenizerError(
@@ -152,6 +152,37 @@ class CaseOpsTokenizer:
             )
         places: Counts = _character_starts(stream.decode("utf-8", "surrogateescape"))[offsets[ends]]
         return places
+
+    def _follow(self, stream: bytes, spelled: Bytes) -> Counts | None:
+        """Place in the stream of each byte that the tokens spell, and the end; None if they are not of this stream.
+
+        Only the few words that the model changed are asked of it, which is faster than its map of the whole document.
+        """
+        from paramgolf.text.caseops_kernel import follow, next_cut
+
+        source = np.frombuffer(stream, dtype=np.uint8)
+        places = np.zeros(len(spelled) + 1, dtype=np.int64)
+        at = index = 0
+        while True:
+            same, stopped, at, index = follow(source, spelled, places, at, index)
+            if same:
+                return places
+            end = next_cut(source, stopped)
+            text, starts = self._changed(stream[at:end])
+            size = len(starts) - 1
+            if spelled[index : index + size].tobytes() != text:
+                return None
+            places[index : index + size + 1] = at + starts
+            at, index = end, index + size
+            if end == len(stream):
+                return places if index == len(spelled) else None
+
+    def _changed(self, part: bytes) -> tuple[bytes, Counts]:
+        """What the model makes of a part of a stream, and where in the part each byte of it begins, and the end."""
+        text, offsets = self.inner.normalise(_readable(part))
+        widths = np.diff(_character_starts(text))
+        starts = _character_starts(part.decode("utf-8", "surrogateescape"))[offsets]
+        return text.encode(), np.append(np.repeat(starts[:-1], widths), starts[-1:])
 
     def _cut(self, ids: npt.NDArray[np.integer], at: int) -> int:
         """Where to cut ids that are counted part by part: before a document."""
@@ -181,14 +212,6 @@ def _between(stream: bytes | Bytes, places: Counts) -> Counts:
 
     counts: Counts = np.diff(count_raw_bytes(np.frombuffer(stream, dtype=np.uint8))[places])
     return counts
-
-
-def _across_spaces(stream: bytes, normalised: Bytes) -> Counts | None:
-    """Place in the stream of each normalised byte, and the end, if nothing but white space was changed."""
-    from paramgolf.text.caseops_kernel import places_across_spaces
-
-    places = np.empty(len(normalised) + 1, dtype=np.int64)
-    return places if places_across_spaces(np.frombuffer(stream, dtype=np.uint8), normalised, places) else None
 
 
 def _character_starts(text: str) -> Counts:

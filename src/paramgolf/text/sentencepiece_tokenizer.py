@@ -97,10 +97,10 @@ class SentencePieceTokenizer:
         """The `.model` file."""
         return self._bytes_of_model
 
-    def normalised_offsets(self, text: str) -> npt.NDArray[np.int64]:
-        """Which character of `text` each character of what the model makes of it begins at, and the end: int64."""
-        offsets: list[int] = self._model.normalize(text, with_offsets=True)[1]
-        return np.array(offsets, dtype=np.int64)
+    def normalise(self, text: str) -> tuple[str, npt.NDArray[np.int64]]:
+        """What the model makes of `text`, and which character of it each character of that begins at, and the end."""
+        normalised, offsets = self._model.normalize(text, with_offsets=True)
+        return normalised.replace(SPACE_MARK, " "), np.fromiter(offsets, dtype=np.int64, count=len(offsets))
 
     def character_ends(self, ids: TokenIds) -> npt.NDArray[np.int64]:
         """Characters of the normalised text that the first tokens hold, for 0..n tokens: int64 [n + 1].
