@@ -96,14 +96,14 @@ def compiled() -> dict[str, bool]:
         return fused_softcapped_loss(h * 2.0, head.to(h.dtype), targets, softcap) + 1.0
 
     fast = torch.compile(function, fullgraph=True, backend="aot_eager")
-    equal = True
-    for softcap in (torch.tensor([30.0, 3.0], requires_grad=True), 30.0):
-        eager = value_and_gradients(function, h, head, targets, softcap)
-        graph = value_and_gradients(fast, h, head, targets, softcap)
-        equal = equal and all(torch.equal(a, b) for a, b in zip(eager, graph, strict=True))
+    caps = torch.tensor([30.0, 3.0], requires_grad=True)
+    eager = value_and_gradients(function, h, head, targets, caps)
+    graph = value_and_gradients(fast, h, head, targets, caps)
+    equal = all(torch.equal(a, b) for a, b in zip(eager, graph, strict=True))
     with torch.no_grad():
+        one_cap = function(h, head, targets, 30.0)
         bare = fast(h, head, targets, 30.0)
-    return {"equal": equal, "bare": torch.equal(bare, eager[0].detach())}
+    return {"equal": equal, "bare": torch.equal(bare, one_cap)}
 
 
 def registered() -> dict[str, str]:
