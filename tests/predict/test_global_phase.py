@@ -63,7 +63,7 @@ def text(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(2, 9, count)
 
 
-DOCUMENTS = [text(n, n) for n in (10, 40, 0, 3, 25, 6, 17, 30)]
+DOCUMENTS = [text(n, n) for n in (10, 20, 0, 3, 15, 6, 9, 12)]
 
 
 def score_of(predictor: LoraPredictor, lanes: int, audit_positions: int = 0) -> Score:
@@ -163,11 +163,11 @@ def test_the_ranks_share_a_step() -> None:
             torch.testing.assert_close(sum(parts), whole, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3, 12])
+@pytest.mark.parametrize("lanes", [1, 3, 12])
 def test_weights_move_once_documents_were_scored(lanes: int) -> None:
     """Before the first phase rows are those without one, afterwards not; the audit finds no error at all."""
     plain = score_of(learner(lanes, dataclasses.replace(SCORE, global_documents=0)), lanes)
-    found = score_of(learner(lanes), lanes, audit_positions=10)
+    found = score_of(learner(lanes), lanes, audit_positions=6)
     assert found.audit.passed() and found.audit.max_causal_error == 0
     same = np.abs(found.bits - plain.bits) < 1e-4
     if lanes == 12:
@@ -202,13 +202,13 @@ STREAM = np.concatenate([np.append(document, BOUNDARY) for document in DOCUMENTS
 
 
 def test_a_stream_has_its_phases_at_the_same_place_in_any_chunks() -> None:
-    """Chunks of 12, 4 and 1 tokens give the same rows: weights move where `score.chunk` says, after documents ended."""
-    rows = [rows_of(learner(chunk=size), STREAM, size) for size in (12, 4, 1)]
+    """Chunks of 12 tokens and of 1 give the same rows: weights move where `score.chunk` says, after documents ended."""
+    rows = [rows_of(learner(chunk=size), STREAM, size) for size in (12, 1)]
     for other in rows[1:]:
         np.testing.assert_allclose(other, rows[0], atol=2e-3)
     plain = rows_of(learner(recipe=dataclasses.replace(SCORE, global_documents=0)), STREAM, 12)
-    # Documents of 10 and 40 tokens and their boundaries end at 52: the next place is 60.
-    assert np.abs(rows[0][:60] - plain[:60]).max() < 1e-4 < np.abs(rows[0][60] - plain[60]).max()
+    # Documents of 10 and 20 tokens and their boundaries end at 32: the next place is 36.
+    assert np.abs(rows[0][:36] - plain[:36]).max() < 1e-4 < np.abs(rows[0][36] - plain[36]).max()
 
 
 def test_a_stream_with_phases_decodes() -> None:
@@ -234,4 +234,4 @@ def test_a_step_to_no_numbers_is_taken_back_for_good() -> None:
     rows = rows_of(predictor, STREAM, 12)
     assert np.isfinite(rows).all()
     assert all(weight.isfinite().all() for weight in predictor.model.parameters())
-    assert "on all weights, after 60 tokens, met numbers that are not finite" in predictor.learning.stopped
+    assert "on all weights, after 36 tokens, met numbers that are not finite" in predictor.learning.stopped

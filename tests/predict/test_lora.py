@@ -130,7 +130,7 @@ def by_hand(document: np.ndarray, recipe: ScoreRecipe = SCORE) -> np.ndarray:
 def test_rows_are_those_of_a_plain_loop_over_the_document(query_value: bool) -> None:
     """Windows, rows and AdamW written out with torch's own optimizer give the rows of the predictor."""
     recipe = dataclasses.replace(SCORE, lora_query_value=query_value)
-    document = text(75)
+    document = text(44)
     rows = all_rows(learner(recipe=recipe, exact=True), document, 16)
     np.testing.assert_allclose(rows, by_hand(document, recipe), atol=5e-4)
     plain = by_hand(document, dataclasses.replace(recipe, lora_lr=1e-12))
@@ -140,26 +140,26 @@ def test_rows_are_those_of_a_plain_loop_over_the_document(query_value: bool) -> 
 
 def test_learning_lowers_the_cost_of_a_document_that_repeats() -> None:
     """The second half of a document that repeats itself costs a tenth less than without learning."""
-    document = text(240)
-    at = np.arange(240)
+    document = text(120)
+    at = np.arange(120)
     still = all_rows(learner(recipe=dataclasses.replace(SCORE, lora_lr=1e-12)), document, 16)
     learnt = all_rows(learner(), document, 16)
-    assert learnt[at, document][120:].sum() > 0.9 * still[at, document][120:].sum()
+    assert learnt[at, document][60:].sum() > 0.9 * still[at, document][60:].sum()
 
 
 def test_rows_do_not_depend_on_how_the_stream_is_cut() -> None:
-    """Chunks of 1, 5, 16 and 200 tokens of a stream with empty and short documents give the same rows."""
-    tokens = stream_of([text(30, 1), text(0), text(8, 2), text(0), text(7, 3), text(50, 4)])
-    rows = [all_rows(learner(), tokens, size) for size in (16, 1, 5, 200)]
+    """Chunks of 1, 16 and 200 tokens of a stream with empty and short documents give the same rows."""
+    tokens = stream_of([text(30, 1), text(0), text(8, 2), text(0), text(7, 3), text(30, 4)])
+    rows = [all_rows(learner(), tokens, size) for size in (16, 1, 200)]
     for other in rows[1:]:
         np.testing.assert_allclose(other, rows[0], atol=1e-4)
 
 
 def test_documents_are_independent_of_lane_and_order() -> None:
     """Each document's rows are those it has alone: as the one of a stream, and in any lane beside any others."""
-    documents = [text(n, n) for n in (30, 75, 1, 8, 44, 16, 23)]
+    documents = [text(n, n) for n in (30, 41, 1, 8, 16)]
     alone = [score_of(learner(2, exact=True), [document], 2).bits for document in documents]
-    for lanes in (2, 3, 10):
+    for lanes in (2, 10):
         found = score_of(learner(lanes, exact=True), documents, lanes)
         of_document = found.plan.document_index()
         for number, bits in enumerate(alone):
@@ -201,13 +201,12 @@ def test_inner_matrices_are_kept_on_demand() -> None:
     np.testing.assert_array_equal(*twice)
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-@pytest.mark.parametrize("keeps_inner", [False, True])
+@pytest.mark.parametrize(("lanes", "keeps_inner"), [(1, False), (3, True)])
 def test_a_score_passes_its_audit_without_any_error(lanes: int, keeps_inner: bool) -> None:
     """The scorer's audit finds every row bitwise the same, with updates inside chunks and documents that end there."""
     recipe = dataclasses.replace(SCORE, chunk=20, lora_keeps_inner=keeps_inner)
-    documents = [text(n, n) for n in (70, 1, 0, 33, 64, 20)]
-    result = score_of(learner(lanes, recipe), documents, lanes, audit_positions=14)
+    documents = [text(n, n) for n in (50, 1, 0, 33, 20)]
+    result = score_of(learner(lanes, recipe), documents, lanes, audit_positions=8)
     assert result.audit.passed()
     assert result.audit.max_causal_error == 0 and result.audit.max_repeat_error == 0
     assert result.learning is not None and result.learning.updates > 10 and not result.learning.stopped
@@ -249,17 +248,17 @@ def test_rows_agree_with_each_other() -> None:
         rows.row(2, 13)
 
 
-@pytest.mark.parametrize("size", [1, 6, 16])
+@pytest.mark.parametrize("size", [1, 6])
 def test_a_stream_decodes(size: int) -> None:
     """Two documents and an empty one coded and decoded with equal predictors, in chunks of any length."""
-    tokens = stream_of([text(27), text(0), text(19, 1)])
+    tokens = stream_of([text(17), text(0), text(9, 1)])
     code = encode_tokens(learner(), tokens, size)
     np.testing.assert_array_equal(decode_tokens(learner(), code, len(tokens), size), tokens)
 
 
 def test_lanes_decode() -> None:
     """Documents side by side, more lanes than some need, are given back by the plan's lengths alone."""
-    documents = [text(n, n) for n in (27, 0, 40, 8, 3)]
+    documents = [text(n, n) for n in (27, 0, 8, 3)]
     order = plan([len(d) for d in documents], lanes=3, chunk=16)
     code, claimed = encode_plan(learner(3), documents, order, BOUNDARY)
     assert len(code) * 8 < claimed + 64

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from paramgolf.clock import Phase
 from paramgolf.model.gpt import GPT
 from paramgolf.predict.lora import LoraPredictor
 from paramgolf.predict.plan import plan
@@ -28,6 +29,7 @@ SCRIPT = """
 import sys
 import numpy as np
 import torch
+from paramgolf.clock import Phase
 from paramgolf.model.gpt import GPT
 from paramgolf.predict import global_phase, lora
 from paramgolf.predict.plan import plan
@@ -52,7 +54,9 @@ with open_ranks(60.0) as ranks:
     predictor = lora.LoraPredictor(WindowPredictor(model, recipe, 30, 1, 3, ranks=ranks))
     order = plan([len(d) for d in documents], lanes=3, chunk=12)
     try:
-        found = score(predictor, documents, order, 1, raw_bytes=99, text_digest="x", seed=3, audit_positions=4)
+        phase = Phase("score", True, None, 0.0, lambda: 0.0)
+        given = {"raw_bytes": 99, "text_digest": "x", "seed": 3, "audit_positions": 4}
+        found = score(predictor, documents, order, 1, phase=phase, **given)
     except RankLost as error:
         print("LOST", error)
         raise SystemExit(1)
@@ -110,7 +114,9 @@ def score_on(ranks: Ranks, lanes: int, recipe: ScoreRecipe = SCORE) -> Score:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     predictor = LoraPredictor(WindowPredictor(model, recipe, V, BOUNDARY, lanes, ranks=ranks))
     order = plan([len(d) for d in DOCUMENTS], lanes=lanes, chunk=recipe.chunk)
-    return score(predictor, DOCUMENTS, order, BOUNDARY, raw_bytes=99, text_digest="x", seed=3, audit_positions=4)
+    phase = Phase("score", True, None, 0.0, lambda: 0.0)  # one clock of all ranks, as `Evaluation` gives them
+    given = {"raw_bytes": 99, "text_digest": "x", "seed": 3, "audit_positions": 4}
+    return score(predictor, DOCUMENTS, order, BOUNDARY, phase=phase, **given)
 
 
 def together(world: int, lanes: int, recipe: ScoreRecipe = SCORE) -> list[Score]:

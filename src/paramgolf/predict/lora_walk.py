@@ -112,7 +112,8 @@ class Walk:
             first_S[place] = grid.width(part.first) - grid.size
         column_SC = torch.from_numpy(first_S[:, None] + np.arange(grid.size)).to(device)
         with torch.enable_grad():
-            adapters = self._states.adapters.chosen(torch.tensor(lanes, device=device))
+            chosen = None if len(lanes) == len(self._parts) else torch.tensor(lanes, device=device)
+            adapters = self._states.adapters.chosen(chosen)
             h_SWD = self._model.hidden(torch.from_numpy(inputs_SW).to(device), adapters=adapters)
             h_SCD = h_SWD.gather(1, column_SC[:, :, None].expand(-1, -1, h_SWD.shape[2]))
             return self._model.logits(h_SCD, adapters.delta(HEAD, 0, h_SCD))
