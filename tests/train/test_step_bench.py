@@ -1,4 +1,4 @@
-"""The bench of the training step runs PR #2140's stages on a CPU, in a tiny size, so that it works when a GPU is there."""
+"""The bench of the training step runs PR #2140's stages on a CPU, in a tiny size, so that a GPU finds it in order."""
 
 import json
 import os

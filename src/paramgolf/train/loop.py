@@ -43,8 +43,9 @@ def train(
 
     At least one step is made. Goes on from the run's checkpoint if there is one: with the same batches and readings of
     the clock the result is bitwise that of an uninterrupted run on one rank, and the same to rounding on another number
-    of ranks. Writes `metrics.jsonl` and the checkpoint. `windows` are this rank's, `clock` must agree over the ranks;
-    `boundary_id` is the tokenizer's, `data_digest` names what is trained on.
+    of ranks. Writes `metrics.jsonl` and the checkpoint. `windows` are this rank's (with `train.packed` a stream, which
+    is cut into rows here) and are read two steps ahead by a thread; `clock` must agree over the ranks; `boundary_id` is
+    the tokenizer's, `data_digest` names what is trained on.
 
     Raises `TrainingStopped` after a signal, `RunError` for a checkpoint of another run or other data, or when the loss
     or the gradient is no number (the last good weights are saved), `RankLost` when another rank is gone, and
