@@ -54,3 +54,15 @@ def test_a_step_must_be_above_nought():
     for bad in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="should be above 0"):
             rounded_gaussian_bits(bad)
+
+
+def test_the_plan_is_shown(capsys):
+    """`paramgolf recipes pr2140` shows the law's parts, and its total as the estimate."""
+    from paramgolf.cli import main
+
+    assert main(["recipes", "pr2140"]) == 0
+    shown = capsys.readouterr().out
+    recipe = pr2140()
+    law = size_law(recipe.model, recipe.squeeze, recipe.tokenizer.vocab_size)
+    assert f"weights of about {round(law.total()):,} bytes" in shown
+    assert "attention 3.581, mlp 10.052" in shown

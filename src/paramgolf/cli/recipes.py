@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 
@@ -42,6 +43,7 @@ def _list(output: Output) -> None:
 def _show(name: str, output: Output) -> None:
     from paramgolf.model.arithmetic import parameter_count, parameter_shapes, squeezed_bytes
     from paramgolf.recipes import get_recipe
+    from paramgolf.squeeze.size_law import size_law
 
     recipe = get_recipe(name)
     vocab_size = recipe.tokenizer.vocab_size
@@ -50,8 +52,13 @@ def _show(name: str, output: Output) -> None:
     heads = recipe.train.future_heads * vocab_size * recipe.model.width
     squeeze = recipe.squeeze
     estimate = squeezed_bytes(recipe.model, vocab_size, squeeze.matrix_bits, squeeze.embedding_bits)
+    law = size_law(recipe.model, squeeze, vocab_size) if squeeze.clip == "sigma" else None
+    estimate = estimate if law is None else round(law.total())
     output.table([(tensor, " x ".join(map(str, shape)), f"{math.prod(shape):,}") for tensor, shape in shapes.items()])
     output.say(f"{count:,} parameters in {len(shapes)} tensors, weights of about {estimate:,} bytes")
+    if law is not None:
+        parts = ", ".join(f"{part} {size / 1e6:.3f}" for part, size in dataclasses.asdict(law).items())
+        output.say(f"planned by the entropy of Gaussian weights at the recipe's clips, MB: {parts}")
     if heads:
         output.say(f"{count + heads:,} parameters in training: {recipe.train.future_heads} heads look further ahead")
     output.say(recipe.to_json())
