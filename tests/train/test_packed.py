@@ -318,6 +318,30 @@ def test_odd_texts_train(tmp_path: Path, ids: list[int]) -> None:
     assert all(np.isfinite(p["loss"]) for p in points(tmp_path / "run"))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own, of our Functions
+def test_every_stage_is_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of a packed row traces without a break in every stage, each shape of the examples once."""
+    torch.compiler.reset()
+    graphs: list[int] = []
+    real = torch.compile
+
+    def backend(graph, inputs):  # type: ignore[no-untyped-def]  # as Dynamo calls it
+        graphs.append(1)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, **how: real(function, backend=backend, **how))
+    small = dataclasses.replace(MODEL, layers=2, looped_layers=(0,), xsa_layers=(0,))
+    two = dataclasses.replace(with_train(PACKED, contexts=(4, 16), contexts_until=(0.3,)), model=small)
+    state = TrainState.fresh(two, VOCAB)
+    work = Work(two, in_rows(stream(), two.train, 1), TrainingLoss(state.objective), Ranks())
+    notes = Notes(RunFolder.create(tmp_path / "notes"), SilentDisplay(), leads=True)
+    for form in stages(two):
+        work.loss_of.compile([(form, piece) for piece in work.examples(form)], notes)
+    assert len(graphs) == len(stages(two)) == 3
+    assert not notes._run.path.joinpath("log.txt").exists()  # nothing failed
+
+
 PROGRAM = """
 import itertools, json, os, signal, sys
 import numpy as np

@@ -143,8 +143,9 @@ def _sequences_of_piece(train: TrainRecipe, sequences: int, context: int) -> int
 
 
 def _blank(shape: tuple[int, int], device: torch.device) -> Piece:
-    tokens_ST = torch.zeros(shape, dtype=torch.int64, device=device)
-    return Piece(tokens_ST, tokens_ST)
+    # Two tensors: a graph compiled for one tensor in both places would not serve a batch.
+    inputs_ST, targets_ST = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
+    return Piece(inputs_ST, targets_ST)
 
 
 def _example(tokens: int, context: int, entries: int, device: torch.device) -> Documents:
