@@ -22,16 +22,11 @@ MOST_ORDER = 32  # of n-gram contexts
 class TokenizerRecipe:
     """How text becomes tokens: `bytes` (260 ids) or a lossless SentencePiece BPE trained on the training text.
 
-    With `caseops` capitals become operators in front of small letters before the pieces are cut (spec pr2140.md 1.1).
+    "caseops" is such a BPE over text whose capitals are operators in front of small letters (spec pr2140.md 1.1).
     """
 
-    kind: Literal["sentencepiece", "bytes"] = "sentencepiece"
+    kind: Literal["sentencepiece", "caseops", "bytes"] = "sentencepiece"
     vocab_size: int = 1024
-    caseops: bool = False
-
-    def __post_init__(self) -> None:
-        if self.caseops and self.kind != "sentencepiece":
-            raise RecipeError(f"tokenizer.caseops=True needs tokenizer.kind='sentencepiece', found {self.kind!r}")
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _check_vocabulary(recipe: Recipe, tokenizer: Tokenizer) -> None:
         raise ArtifactError(f"its recipe names a {recipe.tokenizer.kind} tokenizer, it holds {tokenizer.kind}")
 
 
-TENSORS_OF_LAYER = 11  # six matrices, query gain, residual mix, two scales, value scale
+TENSORS_OF_LAYER = 12  # six matrices, query gain, residual mix, two scales, value scale, sparse gate
 
 
 def _check_size(model: ModelRecipe, vocab_size: int) -> None:

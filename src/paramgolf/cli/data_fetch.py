@@ -115,10 +115,8 @@ def _show(fetched: Fetched, output: Output) -> None:
 def _tokenizer_flags(recipe: str, found: Tokenizer) -> list[str]:
     """What makes the recipe's tokenizer that of the shards."""
     from paramgolf.recipes import get_recipe
-    from paramgolf.text.tokenizer import tokenizer_kind
 
     wanted = get_recipe(recipe).tokenizer
-    same_kind = tokenizer_kind(wanted.kind, wanted.caseops) == found.kind
-    flags = [] if same_kind else ["--tokenizer.kind", found.kind]
+    flags = [] if wanted.kind == found.kind else ["--tokenizer.kind", found.kind]
     same_size = wanted.vocab_size == found.vocab_size
     return flags if same_size else [*flags, "--tokenizer.vocab_size", str(found.vocab_size)]

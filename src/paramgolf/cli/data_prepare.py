@@ -135,7 +135,7 @@ def _tokenizer(options: argparse.Namespace, train: TrainText, output: Output) ->
     output.note(f"training a tokenizer of {vocab_size} ids on {train.size():,} bytes")
     if options.contest_normalisation:
         return train_contest_caseops(train, vocab_size)
-    return train_tokenizer(train, "sentencepiece", vocab_size, caseops=options.caseops)
+    return train_tokenizer(train, "caseops" if options.caseops else "sentencepiece", vocab_size)
 
 
 def _show(folder: ShardFolder, split: Split, output: Output) -> None:

@@ -95,22 +95,18 @@ def _prepare(
 def _tokenizer(train: TrainText, output: Output) -> Tokenizer:
     """SentencePiece learnt from the text, or bytes for a text that is too small or too uniform to fill a vocabulary."""
     from paramgolf.errors import TokenizerError
+    from paramgolf.recipes import get_recipe
     from paramgolf.text.byte_tokenizer import ByteTokenizer
-    from paramgolf.text.sentencepiece_tokenizer import train_sentencepiece
+    from paramgolf.text.train_tokenizer import train_tokenizer
 
     if train.size() < SMALL_TEXT:
         return ByteTokenizer()
+    wanted = get_recipe("quickstart").tokenizer
     try:
-        return train_sentencepiece(train, _recipe_size())
+        return train_tokenizer(train, wanted.kind, wanted.vocab_size)
     except TokenizerError as error:
         output.note(f"tokens are bytes: {error}")
         return ByteTokenizer()
-
-
-def _recipe_size() -> int:
-    from paramgolf.recipes import get_recipe
-
-    return get_recipe("quickstart").tokenizer.vocab_size
 
 
 def _recipe(train_seconds: float | None, tokenizer: Tokenizer) -> Recipe:

@@ -26,7 +26,7 @@ def pr2140() -> Recipe:
     """Contest settings: 8 GPUs, 786,432 tokens a step, 600 s (spec pr2140.md, appendix A)."""
     return Recipe(
         name="pr2140",
-        tokenizer=TokenizerRecipe("sentencepiece", 8192, caseops=True),
+        tokenizer=TokenizerRecipe("caseops", 8192),
         model=ModelRecipe(
             layers=11,
             width=512,
@@ -133,7 +133,7 @@ def pr2140_tiny() -> Recipe:
     return replace(
         recipe,
         name="pr2140_tiny",
-        tokenizer=TokenizerRecipe("sentencepiece", 1024, caseops=True),
+        tokenizer=TokenizerRecipe("caseops", 1024),
         model=replace(
             recipe.model,
             layers=6,

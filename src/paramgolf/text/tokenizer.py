@@ -58,11 +58,6 @@ def tokenizer_from_bytes(kind: str, model: bytes) -> Tokenizer:
     raise TokenizerError(f"unknown tokenizer kind {kind!r}; known: sentencepiece, caseops, bytes")
 
 
-def tokenizer_kind(kind: str, caseops: bool) -> str:
-    """`Tokenizer.kind` of what `TokenizerRecipe(kind, ..., caseops)` asks for."""
-    return "caseops" if caseops else kind
-
-
 def require_caseops(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
     """Return a tokenizer over CaseOps streams; raise `TokenizerError` for any other."""
     from paramgolf.errors import TokenizerError

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from paramgolf.text.tokenizer import Tokenizer
 
 
-def train_tokenizer(text: TrainText, kind: str, vocab_size: int, *, caseops: bool = False) -> Tokenizer:
-    """A lossless tokenizer for `TokenizerRecipe(kind, vocab_size, caseops)`; bytes need no training.
+def train_tokenizer(text: TrainText, kind: str, vocab_size: int) -> Tokenizer:
+    """A lossless tokenizer for `TokenizerRecipe(kind, vocab_size)`; bytes need no training.
 
     Raises `LeakError` for anything but `TrainText`, `TokenizerError` if the text cannot fill the vocabulary.
     """
@@ -21,4 +21,4 @@ def train_tokenizer(text: TrainText, kind: str, vocab_size: int, *, caseops: boo
 
     if kind == "bytes":
         return ByteTokenizer()
-    return train_caseops(text, vocab_size) if caseops else train_sentencepiece(text, vocab_size)
+    return train_caseops(text, vocab_size) if kind == "caseops" else train_sentencepiece(text, vocab_size)
