@@ -171,7 +171,7 @@ def pr2140_tiny() -> Recipe:
             table_dtype="float32",
             checkpoint_seconds=30.0,
         ),
-        squeeze=replace(recipe.squeeze, calibration_sequences=64, calibration_seconds=5.0),
+        squeeze=replace(recipe.squeeze, calibration_sequences=64, calibration_seconds=15.0),
         score=replace(
             recipe.score,
             window=256,
