@@ -1,6 +1,6 @@
 """What each way of adapting is worth on one artifact: published and strict, with the audit's verdict.
 
-    python bench/technique_table.py ARTIFACT TEXT [--bytes N] [--only NAME,NAME] [--json FILE]
+    python bench/technique_table.py ARTIFACT TEXT [--bytes N] [--only NAME,NAME] [--json FILE] [--score.FIELD VALUE...]
 
 Every name that `paramgolf score --help` lists is scored on the first whole documents of TEXT (at most N bytes), audited
 and probed as `score` does it. Honest scores are compared with the plain window over pairs of documents (mean of the
@@ -22,6 +22,7 @@ from paramgolf.artifact.artifact import Artifact
 from paramgolf.artifact.open import open_artifact
 from paramgolf.cli.adapt_names import adapt_names
 from paramgolf.cli.judge import EXHIBIT, Judged, judge
+from paramgolf.cli.overrides import add_recipe_flags, override
 from paramgolf.predict.evaluation import Evaluation
 from paramgolf.predict.score import Score
 from paramgolf.predict.score_text import first_documents
@@ -90,8 +91,10 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=150_000)
     parser.add_argument("--only", default="", help="names, with commas between them (default: all)")
     parser.add_argument("--json", type=Path, help="a file for the numbers")
+    add_recipe_flags(parser, ("score",))
     options = parser.parse_args()
     artifact = open_artifact(options.artifact)
+    artifact = dataclasses.replace(artifact, recipe=override(artifact.recipe, options))
     text = first_documents(HeldOutText(options.text.name, read_documents([options.text])), options.bytes)
     names = [PLAIN, *(name for name in options.only.split(",") if name and name != PLAIN)]
     if not options.only:

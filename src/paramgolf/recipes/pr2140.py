@@ -182,7 +182,7 @@ def pr2140_tiny() -> Recipe:
             lora_alpha=16.0,
             lora_chunk=32,
             lora_lr=1e-3,
-            global_documents=64,
+            global_documents=16,
             global_chunk=4096,
         ),
         budget=replace(recipe.budget, train_seconds=300.0),
