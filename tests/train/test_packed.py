@@ -321,7 +321,7 @@ def test_odd_texts_train(tmp_path: Path, ids: list[int]) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own, of our Functions
 def test_every_stage_is_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss of a packed row traces without a break in every stage, each shape of the examples once."""
+    """A packed row traces without a break, once for each shape of the examples; no step on the clock compiles."""
     torch.compiler.reset()
     graphs: list[int] = []
     real = torch.compile
@@ -340,6 +340,9 @@ def test_every_stage_is_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         work.loss_of.compile([(form, piece) for piece in work.examples(form)], notes)
     assert len(graphs) == len(stages(two)) == 3
     assert not notes._run.path.joinpath("log.txt").exists()  # nothing failed
+    for form in stages(two) * 2:
+        one_step(state, work, form)
+    assert len(graphs) == 3
 
 
 PROGRAM = """

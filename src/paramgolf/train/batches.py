@@ -85,8 +85,9 @@ def pieces(
         for inputs_N, targets_N in zip(inputs_ST, targets_ST, strict=True):
             ends_E = document_ends(inputs_N, boundary_id, context)
             yield Piece(
-                on_device(device, inputs_N[None]),
-                on_device(device, targets_N[None]),
+                # Torch's own new dimension: NumPy's has stride 0, for which a compiler would make another graph.
+                on_device(device, inputs_N)[None],
+                on_device(device, targets_N)[None],
                 documents_of(ends_E, context, device),
                 1 / len(inputs_ST),
             )
