@@ -64,7 +64,7 @@ PARTS: tuple[tuple[str, dict[str, object]], ...] = (
     ("Polar-Express (quintic)", {"optim.newton_schulz": "quintic"}),
     ("rows of length one", {"optim.muon_row_norm": False}),
     ("least rate 0.1 (0)", {"optim.least_lr": 0.0}),
-    (NO_CASEOPS, {"tokenizer.caseops": False}),
+    (NO_CASEOPS, {"tokenizer.kind": "sentencepiece"}),
 )
 
 

@@ -18,7 +18,7 @@ def test_it_has_the_contest_settings() -> None:
     recipe = get_recipe("pr2140")
     model, optim, train, score = recipe.model, recipe.optim, recipe.train, recipe.score
     assert parameter_count(model, 8192) == 35_945_673
-    assert (recipe.tokenizer.vocab_size, recipe.tokenizer.caseops) == (8192, True)
+    assert (recipe.tokenizer.vocab_size, recipe.tokenizer.kind) == (8192, "caseops")
     assert (model.mlp_slope, model.query_gain, model.embedding_std, model.softcap) == (0.3, 5.25, 0.005, 30.0)
     assert (model.gate_channels, model.gate_scale, model.rope_channels) == (12, 0.5, 16)
     assert (optim.matrix_lr, optim.embedding_lr, optim.scalar_lr) == (0.026, 0.03, 0.02)
