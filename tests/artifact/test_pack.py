@@ -134,6 +134,7 @@ def test_weights_of_another_model_are_refused(change, says, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_file_that_reads_back_differently_is_not_kept(tmp_path, monkeypatch):
     """If the weights in the file were not those that were quantised, the new process notices and no file is made."""
     honest = packer_module.write_weights
@@ -226,6 +227,7 @@ def test_every_tensor_goes_through_every_clip(clip, small_bits, tmp_path):
     assert 0 < packer.error(Setting(0))[1] < 0.1
 
 
+@pytest.mark.slow
 def test_other_clips_pass_the_proof_and_meet_a_tight_budget(tmp_path):
     """Steps of the published quantisers grow like ours when the budget asks, and the file runs in a new process."""
     recipe = dataclasses.replace(RECIPE, squeeze=SqueezeRecipe(small_bits=16, clip="percentile"))
@@ -242,6 +244,7 @@ def test_a_contest_window_does_not_slow_the_proof(packed):
     assert fingerprint(dataclasses.replace(artifact, recipe=long))["rows"]
 
 
+@pytest.mark.slow
 def test_packing_that_takes_a_while_says_how_far_it_is(tmp_path, monkeypatch, capsys):
     """Past the first seconds every size that is tried is a line on stderr, with the budget; before, nothing is."""
     monkeypatch.setattr(pack_module, "PROGRESS_SECONDS", 0.0)

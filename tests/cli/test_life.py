@@ -75,6 +75,7 @@ def test_train_leaves_a_complete_run(home: Path) -> None:
     assert sizes["members"]["file"] == (home / "run" / "model.pyz").stat().st_size
 
 
+@pytest.mark.slow
 def test_score_check_report(home: Path, run: Path, capsys: Captured) -> None:
     """A run is scored into its folder, is found without a broken rule, and gets its page; all keys are there."""
     words = ["score", str(run / "model.pyz"), str(home / "held"), "--out", str(run), "--json"]
@@ -106,6 +107,7 @@ def test_a_limit_takes_whole_documents(home: Path, capsys: Captured) -> None:
     assert f"{first:,}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_exhibit_is_caught_by_its_rule(home: Path, tmp_path: Path, capsys: Captured) -> None:
     """Scoring with a rogue exits 1, names the rule that must catch it, and keeps the score with its verdict."""
     words = ["score", str(home / "run" / "model.pyz"), str(home / "held"), "--adapt", "exhibit:renormalised-peek"]
@@ -239,6 +241,7 @@ def test_a_budget_that_nothing_meets(home: Path, tmp_path: Path, capsys: Capture
     assert not (tmp_path / "x.pyz").exists() and sorted(path.name for path in (home / "run").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_pack_again_into_a_run_folder(home: Path, tmp_path: Path, capsys: Captured) -> None:
     """`pack --new-run` makes a run of the same training with a smaller model, which `check` takes for what it is."""
     run, smaller = home / "run", tmp_path / "smaller"
@@ -254,6 +257,7 @@ def test_pack_again_into_a_run_folder(home: Path, tmp_path: Path, capsys: Captur
     assert main(["pack", str(run), "--out", "x.pyz", "--new-run", "y"]) == 2
 
 
+@pytest.mark.slow
 def test_pack_again_with_fewer_bits(home: Path, tmp_path: Path, capsys: Captured) -> None:
     """pack writes a smaller artifact of the same weights that opens and is scored; the run's own stays."""
     own = (home / "run" / "model.pyz").read_bytes()
@@ -302,6 +306,7 @@ def test_an_unfinished_run_is_kept(home: Path, tmp_path: Path, capsys: Captured)
     assert json.loads(lines[-1])["step"] == 2 and (partial / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(
     home: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +344,7 @@ def test_two_ranks_make_one_run(home: Path, tmp_path: Path) -> None:
     assert len((out / "metrics.jsonl").read_text().splitlines()) >= 1 and (out / "model.pyz").exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow(home: Path, tmp_path: Path) -> None:
     """Where the disk takes no more, encode gives one line, exit 2, and leaves nothing behind."""
     code = (

@@ -105,6 +105,9 @@ ALSO = {
 }
 
 
+SLOWER = ("slot", "slot-shared", "hashed-1430")
+
+
 def test_the_page_on_legality_shows_what_fires():
     """The table of docs/legality.md is this file's: exhibit, the rule that names it, what else fires."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "legality.md").read_text(encoding="utf-8")
@@ -128,7 +131,7 @@ def test_every_exhibit_is_listed_under_its_own_name():
     assert {exhibit.rule for exhibit in EXHIBITS.values()} <= rules
 
 
-@pytest.mark.parametrize("name", EXHIBITS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOWER else ()) for n in EXHIBITS])
 def test_each_exhibit_is_caught_by_its_rule_and_by_no_accident(name):
     """With three lanes its own rule fails, and besides it exactly those that docs/legality.md lists."""
     exhibit = EXHIBITS[name]
@@ -138,7 +141,10 @@ def test_each_exhibit_is_caught_by_its_rule_and_by_no_accident(name):
     assert all(finding.status != "UNPROVEN" for finding in found.values())
 
 
-@pytest.mark.parametrize("name", sorted(set(EXHIBITS) - {"lane-leak"}))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in SLOWER else ()) for n in sorted(set(EXHIBITS) - {"lane-leak"})],
+)
 def test_each_exhibit_is_caught_in_one_lane_too(name):
     """The contest's stream has one lane; only the lane leak needs more."""
     exhibit = EXHIBITS[name]

@@ -85,7 +85,7 @@ def test_mean_cost_and_advantage_on_401_tokens(name):
     assert 400 * np.log(16) - cost.sum() == pytest.approx(advantage, abs=0.051)
 
 
-SLOWER = ("slot-1350", "slot-strict", "ngram-ratio", "ngram-renormalised")
+SLOWER = ("slot-1350", "slot-1430", "slot-shared", "slot-strict", "ngram-ratio", "ngram-renormalised")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ from paramgolf.predict.step import StepPredictor
 from paramgolf.predict.window import WindowPredictor
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 
+pytestmark = pytest.mark.slow
+
 VOCAB, BOUNDARY = 24, 1
 MODEL = ModelRecipe(layers=2, width=16, heads=4, kv_heads=2)
 SCORE = ScoreRecipe(window=16, stride=12, ngram_order=4, cache_least_order=2, cache_strength=4.0)

@@ -20,6 +20,8 @@ from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, SqueezeRecipe, To
 from paramgolf.squeeze.fit import Setting
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = ByteTokenizer()
 V, BOUNDARY = TOKENIZER.vocab_size, 1
 PLAIN = ModelRecipe(layers=3, width=32, heads=4, kv_heads=2, mlp_slope=0.5, xsa_layers=(0, 1, 2), value_layers=(1, 2))

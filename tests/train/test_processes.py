@@ -112,7 +112,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_process_goes_on(tmp_path: Path, whole: Path, number: int) -> None:
     """After SIGKILL or SIGINT in the middle, running again ends with bitwise the weights of an undisturbed process."""
     path = tmp_path / "run"
