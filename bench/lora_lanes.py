@@ -43,7 +43,7 @@ def main() -> None:
             if parameter.dim() > 1 and "lanes" not in name:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
     model.eval()
-    print(f"{lanes} lanes, {torch.get_num_threads()} threads, window {settings.window}, piece {settings.lora_chunk}")
+    print(f"{lanes} lanes, {torch.get_num_threads()} threads, window {settings.window}, pieces {settings.lora_chunks}")
     for length in lengths:
         documents = [_text(length, seed) for seed in range(lanes)]
         _credits(model, settings, documents[:1], 1)

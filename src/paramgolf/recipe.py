@@ -399,7 +399,8 @@ class ScoreRecipe:
     lora_rank: int = 8  # of each lane's adapters
     lora_alpha: float = 16.0  # adapters count alpha / rank times
     lora_query_value: bool = False  # adapters of queries and values, besides keys, outputs, MLP and head
-    lora_chunk: int = 32  # tokens of a document between two steps of its adapters
+    lora_chunks: tuple[int, ...] = (32,)  # tokens of a document between two steps of its adapters, one after the other
+    lora_chunks_until: tuple[int, ...] = ()  # position in the document at which each of them but the last ends
     lora_lr: float = 1e-3
     lora_beta2: float = 0.99  # of AdamW; its beta1 is 0
     lora_weight_decay: float = 0.5
@@ -420,10 +421,9 @@ class ScoreRecipe:
             self, "ttt_sequences", "ttt_clip_norm", "cache_strength", "alpha_centre", "slot_context", "slot_interval"
         )
         _positive(self, "slot_steps", "slot_lr")
-        _positive(
-            self, "lora_rank", "lora_alpha", "lora_chunk", "lora_lr", "global_phases", "global_chunk", "global_lr"
-        )
+        _positive(self, "lora_rank", "lora_alpha", "lora_lr", "global_phases", "global_chunk", "global_lr")
         _positive(self, "global_clip_norm", "tilt_context")
+        self._check_lora()
         _not_negative(self, "lora_weight_decay", "global_documents", "tilt_boost")
         _fraction(self, "ttt_momentum", "ttt_polyak", "lora_beta2", "global_momentum", "tilt_share")
         if self.tilt_context > MOST_ORDER:
@@ -446,6 +446,22 @@ class ScoreRecipe:
         if self.ngram_order > MOST_ORDER:
             raise RecipeError(f"score.ngram_order={self.ngram_order} is larger than {MOST_ORDER}")
         _not_negative(self, "ttt_frozen_blocks")
+
+    def _check_lora(self) -> None:
+        chunks, until = self.lora_chunks, self.lora_chunks_until
+        given = f"score.lora_chunks={','.join(map(str, chunks))}"
+        ends = f"score.lora_chunks_until={','.join(map(str, until))}"
+        if not chunks or any(chunk < 1 for chunk in chunks):
+            raise RecipeError(f"{given} must name one positive number of tokens or more")
+        if len(until) != len(chunks) - 1 or list(until) != sorted(set(until)):
+            raise RecipeError(f"{ends} must ascend and name the position where each of {given} but the last ends")
+        for chunk, first, last in zip(chunks, (0, *until), until):
+            if last <= first or (last - first) % chunk:
+                raise RecipeError(
+                    f"{ends} and {given}: chunks of {chunk} tokens from position {first} do not end at {last}"
+                )
+        if self.lora_beta2 == 1:
+            raise RecipeError(f"score.lora_beta2={self.lora_beta2} must be below 1: squares would never be learnt")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from paramgolf.text.byte_tokenizer import ByteTokenizer
 
 MODEL = ModelRecipe(layers=2, width=16, heads=4, kv_heads=2)
 SCORE = ScoreRecipe(
-    lora_chunk=8, lora_rank=2, window=16, stride=12, chunk=24, ttt_chunk=48, ngram_order=3, cache_least_order=2
+    lora_chunks=(8,), lora_rank=2, window=16, stride=12, chunk=24, ttt_chunk=48, ngram_order=3, cache_least_order=2
 )
 PRIMER = b"the cat sat on the mat; " * 5
 

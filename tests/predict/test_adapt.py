@@ -21,7 +21,7 @@ TOKENIZER = ByteTokenizer()
 MODEL = ModelRecipe(layers=1, width=16, heads=2, kv_heads=1)
 # 100 tokens between updates: no chunk of the probes' usual length divides that.
 SCORE = ScoreRecipe(
-    lora_chunk=8,
+    lora_chunks=(8,),
     lora_rank=2,
     window=32,
     stride=20,

@@ -29,7 +29,7 @@ SCORE = ScoreRecipe(
     stride=8,
     chunk=12,
     lora_rank=2,
-    lora_chunk=6,
+    lora_chunks=(6,),
     lora_lr=1e-3,
     global_documents=4,
     global_phases=2,
@@ -96,7 +96,7 @@ def test_phases_come_after_their_share_of_the_documents() -> None:
 @given(st.lists(st.integers(0, 50), max_size=8), st.integers(1, 20), st.integers(1, 60))
 def test_every_token_is_a_target_once(lengths: list[int], window: int, chunk: int) -> None:
     """All documents, in order and whole, each token once after its true predecessor, in steps within their size."""
-    recipe = ScoreRecipe(window=window, stride=1, global_chunk=chunk, lora_chunk=1)
+    recipe = ScoreRecipe(window=window, stride=1, global_chunk=chunk, lora_chunks=(1,))
     documents = [text(length, length) for length in lengths]
     steps = training_steps(documents, BOUNDARY, recipe)
     found = [pair for step in steps for line in step for pair in zip(line[:-1].tolist(), line[1:].tolist())]

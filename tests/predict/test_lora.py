@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ MODEL = ModelRecipe(
     residual_mix=True,
     asymmetric_softcap=True,
 )
-SCORE = ScoreRecipe(window=24, stride=12, chunk=16, lora_rank=3, lora_alpha=6.0, lora_chunk=8, lora_lr=0.02)
+SCORE = ScoreRecipe(window=24, stride=12, chunk=16, lora_rank=3, lora_alpha=6.0, lora_chunks=(8,), lora_lr=0.02)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,9 +112,10 @@ def by_hand(document: np.ndarray, recipe: ScoreRecipe = SCORE) -> np.ndarray:
         eps=1e-10,
         weight_decay=recipe.lora_weight_decay,
     )
-    line, size, rows = np.append([BOUNDARY], document), recipe.lora_chunk, []
-    for first in range(0, len(document), size):
-        end = first + size
+    line, end, rows = np.append([BOUNDARY], document), 0, []
+    while end < len(document):
+        first = end
+        end = first + recipe.lora_chunks[sum(first >= until for until in recipe.lora_chunks_until)]
         start = max(0, end - recipe.window)
         inputs = torch.from_numpy(line[start : min(end, len(document))][None])
         h = model.hidden(inputs, adapters=adapters)[:, first - start :]
@@ -126,16 +128,20 @@ def by_hand(document: np.ndarray, recipe: ScoreRecipe = SCORE) -> np.ndarray:
     return np.concatenate(rows)
 
 
-@pytest.mark.parametrize("query_value", [False, True])
-def test_rows_are_those_of_a_plain_loop_over_the_document(query_value: bool) -> None:
+GROWING = {"lora_chunks": (4, 6, 16), "lora_chunks_until": (8, 20)}
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_query_value": True}, GROWING])
+def test_rows_are_those_of_a_plain_loop_over_the_document(settings: dict[str, Any]) -> None:
     """Windows, rows and AdamW written out with torch's own optimizer give the rows of the predictor."""
-    recipe = dataclasses.replace(SCORE, lora_query_value=query_value)
+    recipe = dataclasses.replace(SCORE, **settings)
     document = text(44)
     rows = all_rows(learner(recipe=recipe, exact=True), document, 16)
     np.testing.assert_allclose(rows, by_hand(document, recipe), atol=5e-4)
     plain = by_hand(document, dataclasses.replace(recipe, lora_lr=1e-12))
-    np.testing.assert_allclose(rows[:8], plain[:8], atol=1e-5)
-    assert np.abs(rows[8:16] - plain[8:16]).max() > 1e-3
+    first = recipe.lora_chunks[0]
+    np.testing.assert_allclose(rows[:first], plain[:first], atol=1e-5)
+    assert np.abs(rows[first:16] - plain[first:16]).max() > 1e-3
 
 
 def test_learning_lowers_the_cost_of_a_document_that_repeats() -> None:
@@ -155,16 +161,17 @@ def test_rows_do_not_depend_on_how_the_stream_is_cut() -> None:
         np.testing.assert_allclose(other, rows[0], atol=1e-4)
 
 
-def test_documents_are_independent_of_lane_and_order() -> None:
-    """Each document's rows are those it has alone: as the one of a stream, and in any lane beside any others."""
-    documents = [text(n, n) for n in (30, 41, 1, 8, 16)]
-    alone = [score_of(learner(2, exact=True), [document], 2).bits for document in documents]
+@pytest.mark.parametrize("settings", [{}, GROWING])
+def test_documents_are_independent_of_lane_and_order(settings: dict[str, Any]) -> None:
+    """Each document's rows are those it has alone, in a stream and in any lane beside pieces of any other size."""
+    recipe, documents = dataclasses.replace(SCORE, **settings), [text(n, n) for n in (30, 41, 1, 8, 16)]
+    alone = [score_of(learner(2, recipe, exact=True), [document], 2).bits for document in documents]
     for lanes in (2, 10):
-        found = score_of(learner(lanes, exact=True), documents, lanes)
+        found = score_of(learner(lanes, recipe, exact=True), documents, lanes)
         of_document = found.plan.document_index()
         for number, bits in enumerate(alone):
             np.testing.assert_allclose(found.bits[of_document == number], bits, atol=1e-5)
-    found = score_of(learner(exact=True), documents, 1)
+    found = score_of(learner(1, recipe, exact=True), documents, 1)
     for number, bits in enumerate(alone):
         np.testing.assert_allclose(found.bits[found.plan.document_index() == number][:-1], bits, atol=1e-5)
 
@@ -323,7 +330,7 @@ def test_weights_that_make_no_numbers_stop_with_a_word() -> None:
 
 def test_settings_that_cannot_be_are_refused() -> None:
     """A piece longer than the window, or chunks that straddle where weights move, name the numbers."""
-    with pytest.raises(RecipeError, match=r"lora_chunk=8 is above score\.window=7"):
+    with pytest.raises(RecipeError, match=r"lora_chunks=8 names more than score\.window=7"):
         learner(recipe=dataclasses.replace(SCORE, window=7, stride=4))
     phased = dataclasses.replace(SCORE, global_documents=1)
     with pytest.raises(RecipeError, match=r"score\.chunk=16 is no multiple of chunks of 5"):

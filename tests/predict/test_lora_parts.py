@@ -21,6 +21,7 @@ from paramgolf.predict.lora_published import (
 )
 from paramgolf.predict.lora_state import LaneAdapters
 from paramgolf.recipe import ScoreRecipe
+from paramgolf.recipes import get_recipe
 
 BOUNDARY = 1
 RECORD = ScoreRecipe(lora_lr=7.5e-5, lora_beta2=0.99, lora_weight_decay=0.5)
@@ -121,7 +122,7 @@ def test_published_windows() -> None:
 
 def test_own_windows_are_the_published_ones_but_for_the_last_piece() -> None:
     """Where the published rule does not look at the document's end, windows are the same."""
-    grid, targets, size = PieceGrid(64, 3072), 3150, 64
+    grid, targets, size = PieceGrid((64,), (), 3072), 3150, 64
     chunks = -(-targets // size)
     for index in range(chunks):
         start, length, offset, scored = published_window(index, targets, chunks, size, 3072)
@@ -130,7 +131,54 @@ def test_own_windows_are_the_published_ones_but_for_the_last_piece() -> None:
         assert scored == (size if index < chunks - 1 else targets - index * size)
 
 
-GRIDS = st.tuples(st.integers(1, 9), st.integers(0, 20)).map(lambda pair: PieceGrid(pair[0], pair[0] + pair[1]))
+@st.composite
+def any_grid(draw: st.DrawFn) -> PieceGrid:
+    """One to four sizes, in any order, each but the last for one to four pieces."""
+    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    until, end = [], 0
+    for size in sizes[:-1]:
+        end += size * draw(st.integers(1, 4))
+        until.append(end)
+    recipe = ScoreRecipe(lora_chunks=tuple(sizes), lora_chunks_until=tuple(until))
+    return PieceGrid(recipe.lora_chunks, recipe.lora_chunks_until, max(sizes) + draw(st.integers(0, 20)))
+
+
+GRIDS = any_grid()
+
+
+def plain_stops(grid: PieceGrid, most: int) -> list[int]:
+    """Where pieces end, up to the first end behind position `most`, found by laying one after the other."""
+    stops, stage = [0], 0
+    while stops[-1] <= most:
+        while stage < len(grid.until) and stops[-1] == grid.until[stage]:
+            stage += 1
+        stops.append(stops[-1] + grid.sizes[stage])
+    return stops[1:]
+
+
+@given(GRIDS, st.integers(0, 90))
+def test_pieces_partition_the_positions(grid: PieceGrid, most: int) -> None:
+    """Laid end to end, the pieces hold each position once; all of a piece agree on where it begins and ends."""
+    position = 0
+    for stop in plain_stops(grid, most):
+        for inside in range(position, stop):
+            assert (grid.begin(inside), grid.stop(inside), grid.size(inside)) == (position, stop, stop - position)
+            assert grid.start(inside) == max(0, stop - grid.window)
+            assert grid.size(inside) <= grid.width(inside) <= grid.window
+        position = stop
+
+
+def test_the_grid_of_the_record() -> None:
+    """The sizes of spec pr2140.md 5.3 by position: 16 pieces of 16 tokens, 56 of 32, then 64."""
+    score = get_recipe("pr2140").score
+    grid = PieceGrid(score.lora_chunks, score.lora_chunks_until, score.window)
+    assert sorted(set(score.lora_chunks)) == sorted({published_chunk(longest) for longest in (256, 2000, 2001)})
+    stops = [16 * i for i in range(1, 17)] + [256 + 32 * i for i in range(1, 57)] + [2048 + 64 * i for i in range(1, 9)]
+    assert sorted({grid.stop(position) for position in range(stops[-1])}) == stops
+    known = {0: (0, 16), 255: (0, 256), 256: (0, 288), 2047: (0, 2048), 2048: (0, 2112), 3071: (0, 3072)}
+    known |= {3072: (64, 3136)}
+    assert {position: (grid.start(position), grid.stop(position)) for position in known} == known
+    assert all(score.chunk % size == 0 for size in score.lora_chunks)
 
 
 def parts_of(tokens: list[int], cuts: list[int], grid: PieceGrid, *, stream: bool) -> list[Part]:
@@ -155,11 +203,12 @@ def test_a_window_does_not_know_the_length(grid: PieceGrid, tokens: list[int], c
     line, seen = [BOUNDARY, *tokens], []
     for part in parts_of(tokens, cuts, grid, stream=False):
         start = grid.start(part.first)
-        assert start == max(0, (part.first // grid.size + 1) * grid.size - grid.window)
+        stop = next(stop for stop in plain_stops(grid, part.first) if stop > part.first)
+        assert start == max(0, stop - grid.window)
         assert part.line.tolist() == line[start : part.stop + 1]
-        assert part.first // grid.size == (part.stop - 1) // grid.size
+        assert part.stop <= stop
         assert len(part.line) - 1 <= grid.width(part.first) <= grid.window
-        assert part.completes(grid) == (part.stop % grid.size == 0)
+        assert part.completes(grid) == (part.stop == stop)
         for p in range(part.first, part.stop):
             seen.append(p)
             if p in shorter:

@@ -45,7 +45,7 @@ with torch.no_grad():
     for parameter in model.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 recipe = ScoreRecipe(
-    window=16, stride=8, chunk=12, lora_rank=2, lora_chunk=6, lora_lr=1e-3, global_documents=4, global_chunk=30
+    window=16, stride=8, chunk=12, lora_rank=2, lora_chunks=(6,), lora_lr=1e-3, global_documents=4, global_chunk=30
 )
 documents = [np.random.default_rng(n).integers(2, 9, n) for n in (10, 40, 3, 25, 6, 17, 30)]
 with open_ranks(60.0) as ranks:
@@ -66,7 +66,7 @@ with open_ranks(60.0) as ranks:
 V, BOUNDARY = 30, 1
 MODEL = ModelRecipe(layers=2, width=16, heads=2, kv_heads=1)
 SCORE = ScoreRecipe(
-    window=16, stride=8, chunk=12, lora_rank=2, lora_chunk=6, lora_lr=1e-3, global_documents=4, global_chunk=30
+    window=16, stride=8, chunk=12, lora_rank=2, lora_chunks=(6,), lora_lr=1e-3, global_documents=4, global_chunk=30
 )
 DOCUMENTS = [np.random.default_rng(n).integers(2, 9, n) for n in (10, 40, 3, 25, 6, 17, 30)]
 

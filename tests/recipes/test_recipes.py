@@ -104,6 +104,8 @@ OTHER_VALUES = {
     "looped_layers": (1, 2),
     "contexts": (128, 256),
     "contexts_until": (0.5,),
+    "lora_chunks": (16,),
+    "lora_chunks_until": (64,),
 }
 COMPANIONS = {  # of a setting that is nothing, or a contradiction, alone
     "warmdown_steps": {"warmdown": 0.0},
@@ -113,6 +115,7 @@ COMPANIONS = {  # of a setting that is nothing, or a contradiction, alone
     "wide_groups": {"quantiser": "gptq"},
     "contexts": {"contexts_until": (0.25,)},
     "contexts_until": {"contexts": (128, 256)},
+    "lora_chunks_until": {"lora_chunks": (16, 32)},
 }
 
 
@@ -175,6 +178,20 @@ def test_unknown_names_get_a_suggestion(wrong: str, hint: str) -> None:
         (lambda: ScoreRecipe(window=64, stride=65), "stride=65 is larger than score.window=64"),
         (lambda: ScoreRecipe(ngram_order=33), "ngram_order=33"),
         (lambda: SqueezeRecipe(matrix_bits=9), "matrix_bits=9 is outside 2..8"),
+        (lambda: ScoreRecipe(lora_beta2=1.0), "lora_beta2=1.0 must be below 1"),
+        (lambda: ScoreRecipe(lora_beta2=float("nan")), "lora_beta2=nan is outside 0..1"),
+        (lambda: ScoreRecipe(lora_chunks=()), "lora_chunks= must name one positive number"),
+        (lambda: ScoreRecipe(lora_chunks=(0,)), "lora_chunks=0 must name one positive number"),
+        (lambda: ScoreRecipe(lora_chunks=(16, 32)), "lora_chunks_until= must ascend .* score.lora_chunks=16,32"),
+        (
+            lambda: ScoreRecipe(lora_chunks=(16, 32, 64), lora_chunks_until=(256, 2000)),
+            "lora_chunks_until=256,2000 and score.lora_chunks=16,32,64: chunks of 32 tokens from position 256 .* 2000",
+        ),
+        (lambda: ScoreRecipe(lora_chunks=(4, 8), lora_chunks_until=(0,)), "chunks of 4 tokens from position 0 do not"),
+        (
+            lambda: ScoreRecipe(lora_chunks=(1, 1, 1), lora_chunks_until=(5, 3)),
+            "lora_chunks_until=5,3 must ascend .* score.lora_chunks=1,1,1",
+        ),
         (lambda: BudgetRecipe(train_seconds=0), "train_seconds=0 must be positive"),
     ],
 )

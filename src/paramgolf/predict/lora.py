@@ -1,6 +1,6 @@
 """Test-time training of a low-rank adapter for each document, many documents at once (PR #1855, #2014, #2140).
 
-Every lane has adapters of its own, fresh when a document begins. The rows of a piece of `lora_chunk` tokens come from
+Every lane has adapters of its own, fresh when a document begins. The rows of a piece of `lora_chunks` tokens come from
 the model with the adapters as they are; once the piece is complete the adapters take one step of AdamW on the mean loss
 of exactly its tokens, and the next piece follows. The last, incomplete piece of a document is never learnt from. All
 lanes go through the model as one batch. Optionally, once `global_documents` documents were scored, all weights train on
@@ -39,8 +39,8 @@ class LoraPredictor:
 
     Chunks may have any length. Only with one lane and a global phase must `chunk`, the length of the chunks that will
     come (None: `score.chunk`), divide `score.chunk`, where alone the weights may move: `RecipeError` otherwise, and
-    `ValueError` for a chunk that straddles such a place. `RecipeError` too if `lora_chunk` is above `window`. `tokens`
-    is how many the text has, if that is known: no phase is run after the last.
+    `ValueError` for a chunk that straddles such a place. `RecipeError` too if one of `lora_chunks` is above `window`.
+    `tokens` is how many the text has, if that is known: no phase is run after the last.
 
     With several ranks each has some of the lanes; all must ask for the same, and get the same answers. Where a lane's
     numbers are not finite its adapters stay as they were until its document ends; where the weights' are not, they go
@@ -50,8 +50,11 @@ class LoraPredictor:
     def __init__(self, window: WindowPredictor, *, chunk: int | None = None, tokens: int | None = None) -> None:
         recipe = window.recipe
         chunk = recipe.chunk if chunk is None else chunk
-        if recipe.lora_chunk > recipe.window:
-            raise RecipeError(f"score.lora_chunk={recipe.lora_chunk} is above score.window={recipe.window}")
+        if max(recipe.lora_chunks) > recipe.window:
+            raise RecipeError(
+                f"score.lora_chunks={','.join(map(str, recipe.lora_chunks))} names more than "
+                f"score.window={recipe.window}"
+            )
         if window.lanes == 1 and recipe.global_documents and recipe.chunk % chunk:
             raise RecipeError(
                 f"score.chunk={recipe.chunk} is no multiple of chunks of {chunk}: with one lane the weights may only "
@@ -66,7 +69,7 @@ class LoraPredictor:
         )
         self._boundary_id = window.boundary_id
         self._model = copy.deepcopy(window.model).requires_grad_(False)
-        self._grid = PieceGrid(recipe.lora_chunk, recipe.window)
+        self._grid = PieceGrid(recipe.lora_chunks, recipe.lora_chunks_until, recipe.window)
         self._lanes = [DocumentLane.fresh(window.boundary_id) for _ in range(window.lanes)]
         self._states = LaneAdapters(self._first_adapters(), recipe)
         self._phases = GlobalPhases(self._model, recipe, window.boundary_id, window.lanes, window.ranks)

@@ -1,8 +1,8 @@
 """Which tokens of a lane are read for which rows when adapters learn: by the position in the document alone.
 
-A document is cut into pieces of `size` positions. The rows of piece i come from one window of the model, whose end is
-that of the whole piece, however short the document turns out to be: inputs from max(0, (i + 1) size - window) on. So
-neither shapes nor rows depend on what is not decoded yet (published, both do: spec pr2140.md 5.3 and 8, item 3).
+A document is cut into pieces, whose size follows from where they begin. The rows of a piece come from one window of the
+model, whose end is that of the whole piece, however short the document turns out to be: the last `window` inputs before
+it. So neither shapes nor rows depend on what is not decoded yet (published, both do: spec pr2140.md 5.3 and 8, item 3).
 Position p is the p-th token of the document, counted from 0; its input is the token before it, and that of position 0
 is the boundary.
 
@@ -11,6 +11,7 @@ Legend: B lanes, P parts of a lane in one chunk.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,14 +22,29 @@ from paramgolf.predict.protocol import Int64
 
 @dataclass(frozen=True)
 class PieceGrid:
-    """Pieces of `size` positions that are read in windows of at most `window` inputs; `size` is at most `window`."""
+    """Pieces of `sizes[0]` positions until `until[0]`, of `sizes[1]` until `until[1]`, ..., the last without end.
 
-    size: int
+    They are read in windows of at most `window` inputs; no size is above that, and pieces end at each of `until`
+    (`ScoreRecipe.lora_chunks` is checked for that).
+    """
+
+    sizes: tuple[int, ...]
+    until: tuple[int, ...]
     window: int
+
+    def size(self, position: int) -> int:
+        """How many positions the piece that holds a position has."""
+        return self.sizes[bisect_right(self.until, position)]
+
+    def begin(self, position: int) -> int:
+        """The first position of the piece that holds a position."""
+        stage = bisect_right(self.until, position)
+        origin = self.until[stage - 1] if stage else 0
+        return position - (position - origin) % self.sizes[stage]
 
     def stop(self, position: int) -> int:
         """The end of the piece that holds a position."""
-        return (position // self.size + 1) * self.size
+        return self.begin(position) + self.size(position)
 
     def start(self, position: int) -> int:
         """The position of the first input that its row is computed from."""

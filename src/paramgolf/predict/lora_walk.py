@@ -6,7 +6,8 @@ it is given and computes no further than what is asked for. With several lanes e
 and from how many tokens they get, in a stream from the tokens before; and every row takes the same way through the
 model, whether its piece is learnt from or not. So on a CPU a row has the same bits whatever comes after it.
 
-Legend: S lanes that take part in a step, W inputs, C positions of a piece, n of a part, D width, V vocabulary.
+Legend: S lanes that take part in a step, W inputs, C positions of their longest piece, n of a part, D width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from paramgolf.model.gpt import GPT
 from paramgolf.predict.lora_layout import Part, PieceGrid
 from paramgolf.predict.lora_state import LaneAdapters
 from paramgolf.predict.protocol import Bool, Float64, Int64
+from paramgolf.predict.ttt_step import IGNORED
 
 
 class Walk:
@@ -76,7 +78,7 @@ class Walk:
         while len(self._scored) <= index:
             self._step()
         part, scored = self._parts[lane][index], self._scored[index]
-        first = part.first % self._grid.size
+        first = part.first - self._grid.begin(part.first)
         return scored, scored.lanes.index(lane), slice(first, first + part.stop - part.first)
 
     def _step(self) -> None:
@@ -92,8 +94,11 @@ class Walk:
             if part.completes(self._grid) and not self._states.resting[lane]
         ]
         if learning:
-            targets = np.array([parts[place].line[-self._grid.size :] for place in learning], dtype=np.int64)
-            self._lesson = _Lesson([lanes[place] for place in learning], logits_SCV, learning, targets)
+            targets_SC = np.full((len(learning), known_SCV.shape[1]), IGNORED, dtype=np.int64)
+            for row, place in enumerate(learning):
+                size = self._grid.size(parts[place].first)
+                targets_SC[row, :size] = parts[place].line[-size:]
+            self._lesson = _Lesson([lanes[place] for place in learning], logits_SCV, learning, targets_SC)
 
     def _begin(self, index: int) -> list[int]:
         """Give the lanes that begin a document at a step fresh adapters; the lanes that take part in the step."""
@@ -102,15 +107,18 @@ class Walk:
         return lanes
 
     def _logits(self, lanes: list[int], parts: list[Part]) -> Tensor:
-        """Logits [S, C, V] of all positions of the lanes' pieces, with the graph of their adapters."""
+        """Logits [S, C, V] of all positions of the lanes' pieces, with the graph of their adapters.
+
+        Behind a piece that is shorter than the longest they mean nothing.
+        """
         grid, device = self._grid, self._model.embedding.weight.device
         width = max(grid.width(part.first) for part in parts)
         inputs_SW = np.full((len(parts), width), self._boundary_id, dtype=np.int64)
-        first_S = np.empty(len(parts), dtype=np.int64)
+        first_S, size = np.empty(len(parts), dtype=np.int64), max(grid.size(part.first) for part in parts)
         for place, part in enumerate(parts):
             inputs_SW[place, : len(part.line) - 1] = part.line[:-1]
-            first_S[place] = grid.width(part.first) - grid.size
-        column_SC = torch.from_numpy(first_S[:, None] + np.arange(grid.size)).to(device)
+            first_S[place] = grid.width(part.first) - grid.size(part.first)
+        column_SC = torch.from_numpy(np.minimum(first_S[:, None] + np.arange(size), width - 1)).to(device)
         with torch.enable_grad():
             chosen = None if len(lanes) == len(self._parts) else torch.tensor(lanes, device=device)
             adapters = self._states.adapters.chosen(chosen)
@@ -124,11 +132,14 @@ class Walk:
         if lesson is None:
             return
         begin, before = time.perf_counter(), self._states
-        targets_N = torch.from_numpy(lesson.targets_SC.reshape(-1)).to(lesson.logits_SCV.device)
+        targets_SC = torch.from_numpy(lesson.targets_SC).to(lesson.logits_SCV.device)
         with torch.enable_grad():
             logits_SCV = lesson.logits_SCV[lesson.places]
-            total = functional.cross_entropy(logits_SCV.flatten(0, 1), targets_N, reduction="sum")
-            gradients = torch.autograd.grad(total / self._grid.size, list(before.adapters.parameters()))
+            loss_N = functional.cross_entropy(
+                logits_SCV.flatten(0, 1), targets_SC.flatten(), ignore_index=IGNORED, reduction="none"
+            )
+            means_S = loss_N.view_as(targets_SC).sum(dim=1) / (targets_SC != IGNORED).sum(dim=1)
+            gradients = torch.autograd.grad(means_S.sum(), list(before.adapters.parameters()))
         self._states = before.stepped(gradients, self._mask(lesson.lanes))
         broken = self._states.resting & ~before.resting
         self.broken |= broken
@@ -150,7 +161,10 @@ class _Scored(NamedTuple):
 
 
 class _Lesson(NamedTuple):
-    """What some lanes learn from: a step's logits with their graph, the lanes' places in it, targets [S, C]."""
+    """What some lanes learn from: a step's logits with their graph, the lanes' places in it, targets [S, C].
+
+    Targets behind a piece are `IGNORED`.
+    """
 
     lanes: list[int]
     logits_SCV: Tensor
