@@ -51,11 +51,11 @@ class Peek(Counts):
         return TableRows(np.log(share / share.sum(axis=2, keepdims=True)), chunk)
 
 
-def recorded(folder: Path, text: HeldOutText = TEXT, lanes: int = 1) -> Evidence:
+def recorded(folder: Path, text: HeldOutText = TEXT, lanes: int = 1, order: str = "stream") -> Evidence:
     """Evidence of an honest score of `text`."""
     tokens = encode_documents(TOKENIZER, text.documents)
-    order = plan([len(ids) for ids in tokens], lanes=lanes, chunk=64)
-    found = score(Counts(), tokens, order, TOKENIZER.boundary_id, raw_bytes=text.size(), text_digest=text.digest)
+    placed = plan([len(ids) for ids in tokens], lanes=lanes, chunk=64, order=order)
+    found = score(Counts(), tokens, placed, TOKENIZER.boundary_id, raw_bytes=text.size(), text_digest=text.digest)
     sizes = np.array([len(document) for document in text.documents])
     hashes = document_hashes(text.documents)
     save(dataclasses.replace(found, document_bytes=sizes, document_hashes=hashes), folder)
@@ -80,6 +80,21 @@ def test_bits_that_do_not_come_out_again_fail(tmp_path: Path) -> None:
     finding = judged(recorded(tmp_path), weight=1.05)["reproducible"]
     assert finding.status == "FAIL"
     assert finding.numbers["max_bits_difference"] > 1e-3
+
+
+@pytest.mark.parametrize("most", [20_000, 700, 100])
+def test_the_longest_are_scored_again_where_they_were_scored_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """The sample follows the plan: bits of the documents that came first, or of the beginning of a long one."""
+    monkeypatch.setattr("paramgolf.referee.live.SAMPLE_BYTES", most)
+    found = recorded(tmp_path, order="longest-first")
+    finding = judged(found)["reproducible"]
+    assert finding.status == "PASS"
+    longest = max(map(len, TEXT.documents))
+    told = {20_000: TEXT.size() + len(TEXT.documents), 100: 100}
+    assert finding.numbers["tokens_again"] == told.get(most, finding.numbers["tokens_again"]) > min(most, longest) - 1
+    assert judged(found, weight=1.05)["reproducible"].status == "FAIL"
 
 
 def test_a_peeking_predictor_is_caught_live(tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int 
     from paramgolf.predict.score import score
     from paramgolf.predict.score_text import encode_documents, first_documents
     from paramgolf.referee.live import probe_size
+    from paramgolf.referee.probe_size import beginning
     from paramgolf.referee.probes import probe_predictor
 
     exhibit = EXHIBITS[name]
@@ -156,7 +157,7 @@ def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int 
     size = probe_size(make([ids.astype("int64") for ids in tokens[:1]]), lanes)
     probes = probe_predictor(
         make,
-        _beginning(tokens, size.tokens),
+        beginning(tokens, size.tokens, lanes, len(tokens)),
         lanes=lanes,
         chunk=size.chunk,
         boundary_id=boundary,
@@ -179,17 +180,6 @@ def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int 
         return _judged(None, [_refused(error), *probes])
     found = dataclasses.replace(found, text_name=part.name, artifact_digest=artifact.digest, adapt=f"{EXHIBIT}{name}")
     return _judged(found, probes)
-
-
-def _beginning(tokens: Sequence[Any], most: int) -> list[Int64]:
-    """The first `most` tokens, at least two documents if there are as many: some leaks need two lanes."""
-    kept: list[Int64] = []
-    for ids in tokens:
-        share = max(1, most // 2)
-        kept.append(ids[:share].astype("int64"))
-        if sum(map(len, kept)) >= most:
-            break
-    return kept
 
 
 def _judged(found: Score | None, probes: Sequence[Finding], tolerance: Tolerance | None = None) -> Judged:

@@ -14,14 +14,15 @@ import numpy as np
 from paramgolf.errors import ParamgolfError, RunError
 from paramgolf.predict.audit_record import GPU_TOLERANCE, TOLERANCE, Tolerance
 from paramgolf.predict.audit_time import SLOW_ROW
-from paramgolf.predict.plan import plan
+from paramgolf.predict.orders import processing_order
+from paramgolf.predict.plan import Plan, plan
 from paramgolf.predict.protocol import Chunk, Int64, Predictor, single_token
 from paramgolf.predict.score import score
-from paramgolf.predict.score_text import document_hashes, encode_documents, first_documents
-from paramgolf.recipe import ScoreRecipe
+from paramgolf.predict.score_text import document_hashes, encode_documents
 from paramgolf.referee.evidence import Evidence
 from paramgolf.referee.finding import Finding, Numbers
-from paramgolf.referee.probes import MOST_CANDIDATES, probe_predictor
+from paramgolf.referee.probe_size import PROBE, SMALL_PROBE, ProbeSize, beginning
+from paramgolf.referee.probes import probe_predictor
 from paramgolf.referee.rules_artifact import unlike_artifact
 from paramgolf.text.text import HeldOutText, digest_documents
 from paramgolf.text.tokenizer import Tokenizer
@@ -32,37 +33,7 @@ if TYPE_CHECKING:
 SAMPLE_BYTES = 20_000  # scored again and compared with the recorded bits
 SLOW_SAMPLE_BYTES = 4_000  # where a row takes `SLOW_ROW` seconds
 BITS_TOLERANCE = 1e-3  # bits a token between two runs of one artifact, on other hardware too
-UPDATE_CHUNKS = 3  # of a probe, between two updates of the weights
 PROBE_ASKS, PROBE_SECONDS = 400, 20.0  # asks of a probe of usual size, and what they may take
-
-
-@dataclass(frozen=True)
-class ProbeSize:
-    """How much the probes read and ask; `window` is the most that a frame has."""
-
-    tokens: int = 1_500
-    chunk: int = 128
-    window: int = 256
-    frames: int = 2  # of a batch: as many as a chunk touches, since every ask computes whole batches
-    positions: int = 24
-    counterfactuals: int = 2
-    candidates: int = MOST_CANDIDATES
-    decoded: int = 64
-
-    def settings(self, settings: ScoreRecipe) -> ScoreRecipe:
-        """The readout of a predictor that is probed: the same code, with frames and updates that a probe can reach."""
-        window = min(settings.window, self.window)
-        stride = min(settings.stride, window)
-        return dataclasses.replace(
-            settings, window=window, stride=stride, chunk=self.chunk, ttt_chunk=UPDATE_CHUNKS * self.chunk
-        )
-
-
-PROBE = ProbeSize()
-# Full-size models on a CPU: some 150 asks of one short frame.
-SMALL_PROBE = ProbeSize(
-    tokens=256, chunk=32, window=64, frames=1, positions=8, counterfactuals=1, candidates=16, decoded=16
-)
 
 
 @dataclass(frozen=True)
@@ -171,12 +142,8 @@ def judge_live(found: Evidence, subject: Subject, text: HeldOutText, seed: int) 
 def probe_subject(subject: Subject, documents: Sequence[bytes], seed: int) -> list[Finding]:
     """The live probes on fresh predictors, over the first tokens of the documents."""
     size = subject.size
-    tokens, left = [], size.tokens
-    for document in documents:
-        tokens.append(np.asarray(encode_documents(subject.tokenizer, [document])[0][:left], dtype=np.int64))
-        left -= len(tokens[-1])
-        if left <= 0:
-            break
+    encoded = (encode_documents(subject.tokenizer, [document])[0] for document in documents)
+    tokens = beginning(encoded, size.tokens, subject.lanes, len(documents))
     lengths = [len(ids) for ids in tokens]
     count = plan(lengths, lanes=subject.lanes, chunk=size.chunk).token_count
 
@@ -233,39 +200,47 @@ def _separation(found: Evidence, text: HeldOutText) -> tuple[Finding, ...]:
 
 
 def _scored_again(found: Evidence, subject: Subject, text: HeldOutText, seed: int) -> tuple[Finding, ...]:
-    """Bits of the first documents once more; nothing for several lanes or where the first are not scored first."""
+    """Bits of the documents that were scored first, once more; nothing for several lanes."""
     if found.arrays is None or found.plan is None or found.plan.lanes * subject.lanes != 1:
         return ()
-    if found.plan.order != "stream":
-        return ()
     predictor = subject.fresh(found.plan.token_count)
-    slow = _seconds_of_a_row(predictor) > SLOW_ROW
-    try:
-        sample = first_documents(text, SLOW_SAMPLE_BYTES if slow else SAMPLE_BYTES)
-    except ParamgolfError:
-        sample = HeldOutText(f"{text.name} (beginning)", [text.documents[0]])
-    tokens = encode_documents(subject.tokenizer, sample.documents)
-    lengths = [len(ids) for ids in tokens]
-    if lengths != found.plan.lengths[: len(lengths)].tolist():
+    most = SLOW_SAMPLE_BYTES if _seconds_of_a_row(predictor) > SLOW_ROW else SAMPLE_BYTES
+    chosen = _scored_first(found.plan, text, most)
+    documents = [text.documents[index] for index in chosen]
+    tokens = encode_documents(subject.tokenizer, documents)
+    if [len(ids) for ids in tokens] != [int(found.plan.lengths[index]) for index in chosen]:
         says = "the artifact's tokenizer cuts the text into other tokens than those that were scored."
         return (Finding("reproducible", "FAIL", says),)
+    size = sum(map(len, documents))
+    if size > most:
+        tokens = [tokens[0][: max(1, len(tokens[0]) * most // size)]]  # one document, longer than the sample
+    # In their own order these documents come as the plan has them; what follows the cut has no part in their bits.
     again = score(
         predictor,
         tokens,
-        plan(lengths, chunk=found.plan.chunk),
+        plan([len(ids) for ids in tokens], chunk=found.plan.chunk),
         subject.tokenizer.boundary_id,
-        raw_bytes=sample.size(),
-        text_digest=sample.digest,
+        raw_bytes=max(size, 1),
+        text_digest=text.digest,
         audit_positions=2,
         seed=seed,
     )
-    recorded = found.arrays["bits"][: again.tokens]
-    worst = float(np.abs(again.bits - recorded).max(initial=0.0))
-    numbers: Numbers = {"tokens_again": again.tokens, "max_bits_difference": worst}
+    count = again.tokens - int(size > most)  # a cut document has no end to compare
+    worst = float(np.abs(again.bits[:count] - found.arrays["bits"][:count]).max(initial=0.0))
+    numbers: Numbers = {"tokens_again": count, "max_bits_difference": worst}
     if not worst <= BITS_TOLERANCE:
-        says = (
-            f"scored again, the first {again.tokens:,} tokens cost up to {worst:.3g} bits more or less than recorded."
-        )
+        says = f"scored again, the first {count:,} tokens cost up to {worst:.3g} bits more or less than recorded."
         return (Finding("reproducible", "FAIL", says, numbers),)
-    says = f"Scored again, the first {again.tokens:,} tokens cost what was recorded (to {worst:.1g} bits)."
+    says = f"Scored again, the first {count:,} tokens cost what was recorded (to {worst:.1g} bits)."
     return (Finding("reproducible", "PASS", says, numbers),)
+
+
+def _scored_first(order: Plan, text: HeldOutText, most: int) -> list[int]:
+    """The documents that one lane scored first, at most `most` bytes of them, or one."""
+    chosen: list[int] = []
+    for index in processing_order(order.order, order.lengths).tolist():
+        most -= len(text.documents[index])
+        if chosen and most < 0:
+            break
+        chosen.append(index)
+    return chosen

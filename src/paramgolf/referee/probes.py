@@ -94,7 +94,20 @@ def _audit_findings(audit: Audit, probed: Probed, tolerance: Tolerance) -> list[
     """What the questioned pass's audit says, with the share of positions that it could not have missed."""
     seen = {"share_seen_95": share_seen(audit.positions)}
     found = audit_findings(audit, probed.plan.token_count, tolerance)
-    return [Finding(one.rule, one.status, one.says, {**one.numbers, **seen}) for one in found]
+    told = [Finding(one.rule, one.status, one.says, {**one.numbers, **seen}) for one in found]
+    return [_if_lanes_were_filled(one, probed) if one.rule == "lanes-apart" else one for one in told]
+
+
+def _if_lanes_were_filled(found: Finding, probed: Probed) -> Finding:
+    """Nothing is proven of several lanes if no audited place had tokens of another lane beside it."""
+    beside = sum(
+        int((probed.chunks[step].lengths > 0).sum() > 1) for step, places in probed.places.items() for _ in places
+    )
+    numbers = {**found.numbers, "positions_beside_others": beside}
+    if found.status == "PASS" and probed.plan.lanes > 1 and not beside:
+        says = f"one of {probed.plan.lanes} lanes held tokens at a time: there was nothing to leak."
+        return Finding(found.rule, "UNPROVEN", says, numbers)
+    return Finding(found.rule, found.status, found.says, numbers)
 
 
 def _asking_leaves_no_trace(plain: Trace, questioning: Questioning, tolerance: Tolerance) -> Finding:
