@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from paramgolf.squeeze.allocation import COARSEST, FINEST, OCTAVES_P, allocate, row_shape, tensor_curve
 from paramgolf.squeeze.gptq import factorise
+from paramgolf.squeeze.gptq_steps import nearest_at_steps
+from paramgolf.squeeze.quantize import Scheme, quantize
+from paramgolf.squeeze.quantized import dequantize
 from paramgolf.squeeze.sensitivity import LEAST_SHARE, Sensitivity, rounding_power
 
 
@@ -149,3 +152,29 @@ def test_power_joins_both_uses_of_a_tied_table():
     assert power_R[:2].tolist() == [(3 + 0.5) / 2, 3.0]
     assert power_R[2] == pytest.approx(LEAST_SHARE * (1.75 + 3.0) / 3)
     assert sensitivity.power(None, 2)[0] == 0.25
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 10**6), st.sampled_from([FINEST, 0.2, 0.5]))
+def test_no_step_is_so_fine_that_weights_are_cut_short(seed, coarseness):
+    """The largest weight of every row lies within 127 of its steps, and finer steps cost no more."""
+    weights, steps, powers, largest = model(seed)
+    weights["t0"][3, 5] *= 60
+    allocation = allocate(weights, steps, powers, largest)
+    for name, step_R in allocation.steps(coarseness).items():
+        assert (np.abs(weights[name]).max(axis=1) <= 127.0001 * step_R).all()
+        loss_P = allocation.curves[name].loss_P[OCTAVES_P <= 0]
+        assert (loss_P[:-1] <= 1.01 * loss_P[1:]).all()
+
+
+def test_a_budget_with_room_is_filled_to_eight_bits():
+    """At the finest setting tensors clipped far out are off no more than 1.1 times nearest rounding's 8 best bits."""
+    rng = np.random.default_rng(7)
+    weights = {name: rng.normal(0, 1, (64, 256)).astype(np.float32) for name in ("matrix", "table")}
+    steps = {"matrix": np.full(64, 13 / 31), "table": np.full(64, 14 / 63)}
+    allocation = allocate(weights, steps, {"matrix": 3.0, "table": 1.0}, dict.fromkeys(weights, 127))
+    for name, steps_R in allocation.steps(FINEST).items():
+        free, best = nearest_at_steps(weights[name], steps_R), quantize(weights[name], Scheme(8))
+        errors = [np.square(dequantize(made) - weights[name]).sum() for made in (free, best)]
+        assert errors[0] <= 1.1 * errors[1]
+        assert np.sqrt(errors[0] / np.square(weights[name]).sum()) < 0.01

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from paramgolf.recipe import SqueezeRecipe
+from paramgolf.squeeze.allocation import FINEST, allocate
 from paramgolf.squeeze.gptq import WideGrid, factorise, gptq, gptq_candidates
-from paramgolf.squeeze.gptq_steps import find_gptq_steps, gptq_at
+from paramgolf.squeeze.gptq_steps import find_gptq_steps, gptq_at, gptq_at_steps
 from paramgolf.squeeze.matrix_rounder import MatrixRounder
 from paramgolf.squeeze.quantize import Scheme
 from paramgolf.squeeze.quantized import all_integers, dequantize
+from paramgolf.squeeze.sensitivity import rounding_power
 from paramgolf.squeeze.wide_groups import Groups, choose_groups, group_scores, input_rms
 
 W = np.array([[0.10, -0.20, 0.30, 0.05], [-0.40, 0.25, 0.02, 0.33]], np.float32)
@@ -167,3 +169,21 @@ def test_the_rounder_takes_the_best_groups_of_what_is_mended():
     assert hopeless.unmended == ("b",)
     assert list(hopeless.groups) == ["a"]
     assert hopeless.quantise(dict.fromkeys(weights, scheme))["b"].wide is None
+
+
+@pytest.mark.parametrize("coarseness", [FINEST, 1 / 8, 1.0])
+def test_allocated_wide_columns_are_not_cut_short(coarseness):
+    """At any steps that an allocation makes, down to the finest, a wide group costs no more than none."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(0, 1, (64, 128)).astype(np.float32)
+    inputs = rng.normal(0, 1, (400, 128)) * np.where(np.arange(128) < 64, 4.0, 1.0)
+    hessian, scheme = (inputs.T @ inputs).astype(np.float32), Scheme(7, clip="sigma", sigmas=14.0)
+    factor = factorise(hessian)
+    steps_R = find_gptq_steps(weight, factor, scheme)
+    given = allocate({"w": weight}, {"w": steps_R}, {"w": rounding_power(factor)}, {"w": 127}).steps(coarseness)["w"]
+    none, wide = (gptq_at_steps(weight, given, factor, scheme, groups) for groups in (None, Groups((0,), 64)))
+    assert trace(dequantize(wide) - weight, hessian) <= 1.02 * trace(dequantize(none) - weight, hessian)
+    error = np.abs(dequantize(wide) - weight)[:, :64].max(axis=1)
+    assert (error < 1.5 * none.scales + 0.02).all()
+    if coarseness == 1.0:
+        assert trace(dequantize(wide) - weight, hessian) < 0.5 * trace(dequantize(none) - weight, hessian)

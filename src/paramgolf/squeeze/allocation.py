@@ -4,10 +4,11 @@ Rounding with steps s_R costs a tensor `loss(s) = sum over rows and columns of p
 at a minimum of the sum of losses under a sum of bytes all tensors have one slope, -d loss / d bytes (Lagrange). Each
 tensor's steps grow by a factor of its own, `2^octaves`, from the steps that it is given. Where rows have powers of
 their own, those steps are shaped first: the same argument wants a row's step to be `power^-1/2`, whatever its spread;
-halfway there from the steps given was as good or better on a trained model, as powers are estimates.
+halfway there from the steps given was as good or better on a trained model, as powers are estimates. No row's steps
+become so fine that its largest weight is cut short: there more bytes would buy a larger error.
 
 Legend: R rows, C columns, P places of the grid of octaves. Errors and entropies are measured on a sample of each
-tensor's rows, not taken from the law of fine steps, so coarse steps and clipped integers are in them.
+tensor's rows, not taken from the law of fine steps, so coarse steps and rows that grow no finer are in them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from paramgolf.squeeze.quantized import Float32, Float64
 from paramgolf.squeeze.rows import as_rows
 
-OCTAVES_P = np.arange(-3.0, 6.01, 0.25)
+OCTAVES_P = np.arange(-5.0, 6.01, 0.25)
 FINEST, COARSEST = 2.0 ** float(OCTAVES_P[0]), 2.0 ** float(OCTAVES_P[-1])
 _PLACES = np.arange(OCTAVES_P.size)
 _STEP_UP = 1e-9  # octaves of slope at which a long edge is jumped
@@ -58,7 +59,7 @@ class Allocation:
     """A family of steps with equal slopes, from fine to coarse."""
 
     base: Mapping[str, Float64]  # steps of factor 1
-    shapes: Mapping[str, Float64]  # what they are times the steps that were given
+    least: Mapping[str, Float64]  # steps below which a row's largest weight would be cut short
     curves: Mapping[str, Curve]
 
     def factors(self, coarseness: float) -> dict[str, float]:
@@ -72,12 +73,7 @@ class Allocation:
     def steps(self, coarseness: float) -> dict[str, Float64]:
         """Each tensor's steps [R], before they are put on the grid that the file stores."""
         factors = self.factors(coarseness)
-        return {name: steps_R * factors[name] for name, steps_R in self.base.items()}
-
-    def row_factors(self, coarseness: float) -> dict[str, Float64]:
-        """The same as `steps`, over the steps that were given: a factor for each row [R]."""
-        factors = self.factors(coarseness)
-        return {name: shape_R * factors[name] for name, shape_R in self.shapes.items()}
+        return {name: np.maximum(steps_R * factors[name], self.least[name]) for name, steps_R in self.base.items()}
 
     def predicted_bytes(self, coarseness: float) -> float:
         """Bytes of all integers by their entropies; classes, steps and tables come on top, GPTQ adds about 1 %."""
@@ -110,10 +106,10 @@ def allocate(
     `powers` is the expected loss of a unit of squared error in one weight, for a tensor or each row [R], in one unit
     for all tensors (`Sensitivity.power`). The same input gives the same result.
     """
-    shapes = {name: row_shape(steps_R, powers[name]) for name, steps_R in steps.items()}
-    base = {name: steps_R * shapes[name] for name, steps_R in steps.items()}
+    base = {name: steps_R * row_shape(steps_R, powers[name]) for name, steps_R in steps.items()}
+    least = {name: least_steps(weights[name], largest[name]) for name in steps}
     curves = {name: tensor_curve(weights[name], base_R, powers[name], largest[name]) for name, base_R in base.items()}
-    return Allocation(base, shapes, curves)
+    return Allocation(base, least, curves)
 
 
 def row_shape(steps_R: Float64, power: float | Float64) -> Float64:
@@ -132,19 +128,28 @@ def row_shape(steps_R: Float64, power: float | Float64) -> Float64:
     return shape_R
 
 
+def least_steps(weight: npt.NDArray[np.floating], largest: int) -> Float64:
+    """The steps [R] with which each row's largest magnitude becomes ±`largest`."""
+    peaks_R: Float64 = np.abs(as_rows(weight)).max(axis=1, initial=0.0).astype(np.float64)
+    return peaks_R / largest
+
+
 def tensor_curve(weight: npt.NDArray[np.floating], steps_R: Float64, power: float | Float64, largest: int) -> Curve:
-    """Bytes by entropy and loss by squared error of a tensor with steps `steps_R * 2^octaves`, along the grid."""
+    """Bytes by entropy and loss by squared error of a tensor with steps `steps_R * 2^octaves`, along the grid.
+
+    Steps are no finer than `least_steps`.
+    """
     weight_RC = as_rows(weight)
     rows = _sampled_rows(weight_RC.shape)
     scale = weight_RC.size / (len(rows) * weight_RC.shape[1])
     power_R1 = np.broadcast_to(np.asarray(power, dtype=np.float64), (len(weight_RC),))[rows][:, None]
-    divisor_R1 = np.where(steps_R > 0, steps_R, 1.0)[rows][:, None]
-    scaled_RC = np.where(steps_R[rows][:, None] > 0, weight_RC[rows] / divisor_R1, 0.0)
+    sample_RC, base_R, least_R = weight_RC[rows], steps_R[rows], least_steps(weight_RC[rows], largest)
     bytes_P, loss_P = np.zeros(OCTAVES_P.size), np.zeros(OCTAVES_P.size)
     for place, octaves in enumerate(OCTAVES_P):
-        factor = 2.0**octaves
-        integers_RC = np.clip(np.rint(scaled_RC / factor), -largest, largest)
-        errors_RC = (scaled_RC - integers_RC * factor) * divisor_R1
+        sized_R = np.maximum(base_R * 2.0**octaves, least_R)
+        sized_R1 = np.where(sized_R > 0, sized_R, 1.0)[:, None]
+        integers_RC = np.clip(np.rint(sample_RC / sized_R1), -largest, largest)
+        errors_RC = sample_RC - integers_RC * sized_R1
         bytes_P[place] = scale * integers_RC.size * _entropy(integers_RC) / 8
         loss_P[place] = scale * float((np.square(errors_RC) * power_R1).sum())
     return Curve(bytes_P, loss_P, *_slopes(bytes_P, loss_P))
@@ -184,7 +189,8 @@ def _hull(bytes_P: Float64, loss_P: Float64) -> list[int]:
     """Places of the grid on the lower convex hull, from fine to coarse: fewer bytes, more loss, ever steeper."""
     hull: list[int] = []
     for place in np.lexsort((loss_P, bytes_P)):  # from coarse to fine
-        if hull and loss_P[place] >= loss_P[hull[-1]]:
+        # Where steps grow no finer, bytes and loss differ by noise, which must not turn the order of places around.
+        if hull and (loss_P[place] >= loss_P[hull[-1]] or place > hull[-1]):
             continue
         while len(hull) >= 2 and _slope(hull[-2], hull[-1], bytes_P, loss_P) <= _slope(
             hull[-1], place, bytes_P, loss_P

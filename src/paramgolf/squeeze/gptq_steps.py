@@ -68,10 +68,15 @@ def gptq_at_steps(
 ) -> Quantized:
     """GPTQ with any steps, as an allocation makes them: put on the coarse grid, no integer cut short of `WIDEST` bits.
 
-    The scheme gives the ratio of the two grids and what becomes of weights of unused inputs.
+    The scheme gives the ratio of the two grids and what becomes of weights of unused inputs. Where wide integers are as
+    wide as the others, steps that fine may not reach the wide columns' largest weight: then they are as fine as does.
     """
-    wide = None if groups is None else WideSteps(groups, snap_up(steps_R * wide_share(scheme)), WIDEST)
-    return gptq_with(_without_unused(weight, factor, scheme), factor, snap_up(steps_R), WIDEST, wide)
+    weight_RC, wide = _without_unused(weight, factor, scheme), None
+    if groups is not None:
+        peaks_RW = weight_RC[:, group_columns(groups.starts, groups.size)]
+        finest_R = np.abs(peaks_RW).max(axis=1).astype(np.float64) / ((1 << (WIDEST - 1)) - 1)
+        wide = WideSteps(groups, snap_up(np.maximum(steps_R * wide_share(scheme), finest_R)), WIDEST)
+    return gptq_with(weight_RC, factor, snap_up(steps_R), WIDEST, wide)
 
 
 def nearest_at_steps(weight: npt.NDArray[np.floating], steps_R: Float64) -> Quantized:
