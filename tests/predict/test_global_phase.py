@@ -227,6 +227,22 @@ def test_a_phase_after_the_last_token_is_not_run() -> None:
         assert torch.equal(predictor.model.embedding.weight, start) is not moved
 
 
+@pytest.mark.parametrize("moves", [True, False])
+def test_an_open_document_goes_on_with_fresh_adapters(moves: bool) -> None:
+    """Once a phase moved the weights all lanes have first adapters, inner matrices too; else they keep their own."""
+    recipe = dataclasses.replace(SCORE, lora_keeps_inner=True, lora_lr=0.1, global_lr=0.05 if moves else 1e38)
+    predictor = learner(3, recipe)
+    first = [parameter.clone() for parameter in predictor.adapters.parameters()]
+    tokens = np.random.default_rng(0).integers(2, 9, (3, 12))
+    for start in (True, True, True):  # documents of lanes 0 and 1 end twice; that of lane 2 stays open
+        predictor.observe(Chunk(tokens, np.full(3, 12), np.array([start, start, False])))
+    assert (predictor.learning.stopped == "") is moves
+    same = [torch.equal(now, old) for now, old in zip(predictor.adapters.parameters(), first, strict=True)]
+    assert all(same) is moves
+    predictor.observe(Chunk(tokens[:, :6], np.full(3, 6), np.zeros(3, dtype=bool)))
+    assert (predictor._states.steps > 0).all()
+
+
 def test_a_step_to_no_numbers_is_taken_back_for_good() -> None:
     """Weights go back to those before the step that broke, later phases fall away, and the record says so."""
     recipe = dataclasses.replace(SCORE, global_lr=1e38)

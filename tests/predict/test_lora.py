@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from paramgolf.codec.arithmetic import decode_plan, decode_tokens, encode_plan, encode_tokens
-from paramgolf.errors import RecipeError
+from paramgolf.errors import RecipeError, TokenizerError
 from paramgolf.model.adapters import LoraAdapters
 from paramgolf.model.gpt import GPT
 from paramgolf.predict.lora import LoraPredictor
@@ -234,6 +234,32 @@ def test_predict_changes_nothing() -> None:
         asked.predict(make_chunk(rng.integers(0, V, 10))).row(0, 9)
         asked.observe(chunk)
         untouched.observe(chunk)
+
+
+def test_a_caller_may_write_into_the_chunk_that_it_showed() -> None:
+    """Predicting one chunk, overwriting its arrays and observing them learns from what was observed."""
+    plain, reused = learner(), learner()
+    first, second = text(8), text(8, 1)
+    chunk = make_chunk(first)
+    reused.predict(chunk).realised()
+    chunk.tokens[0] = second
+    reused.observe(chunk)
+    plain.observe(make_chunk(second))
+    for ours, theirs in zip(reused.adapters.parameters(), plain.adapters.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert reused.learning.updates == 1
+
+
+@pytest.mark.parametrize("foreign", [-1, V])
+def test_unknown_ids_are_refused(foreign: int) -> None:
+    """An id outside the vocabulary is refused with the range found, before anything changes; padding may hold it."""
+    predictor, untouched = learner(), learner()
+    chunk, good = make_chunk([2, 3, foreign]), make_chunk(text(8))
+    for ask in (predictor.predict, predictor.observe):
+        with pytest.raises(TokenizerError, match=rf"token ids .*{foreign}.* are not in the vocabulary 0\.\.39"):
+            ask(chunk)
+    padded = Chunk(np.append(good.tokens, [[foreign]], axis=1), good.lengths, good.starts)
+    np.testing.assert_array_equal(predictor.predict(padded).all_rows(0), untouched.predict(good).all_rows(0))
 
 
 def test_rows_agree_with_each_other() -> None:

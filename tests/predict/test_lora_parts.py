@@ -99,6 +99,19 @@ def test_decay_alone_shrinks_a_matrix_without_gradient() -> None:
     assert flat(one.adapters.a) == pytest.approx([0.8] * 6)
 
 
+def test_adapters_that_overflow_are_taken_back() -> None:
+    """A step whose moments are finite but whose parameters are not leaves its lane as it was, and resting."""
+    huge = dataclasses.replace(RECORD, lora_lr=3e38, lora_weight_decay=0.0)
+    state = LaneAdapters(Factors(torch.full((2, 3), -2e38), 2), huge)
+    gradients = tuple(torch.ones_like(parameter) for parameter in state.adapters.parameters())
+    gradients[0][1] = 0.0
+    gradients[1][1] = 0.0
+    after = state.stepped(gradients, np.array([True, True]))
+    assert all(square.isfinite().all() for square in state.stepped(gradients, np.array([True, True])).squares)
+    assert after.resting.tolist() == [True, False] and after.steps.tolist() == [0, 1]
+    assert torch.equal(after.adapters.a, state.adapters.a) and not after.squares[0][0].any()
+
+
 def test_published_documents_and_order() -> None:
     """Spec pr2140.md 5.1: the oracles of documents and batches."""
     assert published_documents([1, 5, 6, 1, 7, 1, 8, 9, 9], 1) == [(0, 4), (3, 3), (5, 4)]

@@ -57,12 +57,15 @@ class GlobalPhases:
                 if part.ended:
                     self._end(b)
 
-    def run_if_due(self, observed: int, learning: Learning) -> None:
-        """Train if enough documents have ended, and `observed` tokens are a place where that may be."""
+    def run_if_due(self, observed: int, learning: Learning) -> bool:
+        """Train if enough documents have ended, and `observed` tokens are a place where that may be.
+
+        True if the weights are others now.
+        """
         if len(self._open) == 1 and observed % self._recipe.chunk:
-            return
+            return False
         if not self._due or len(self._ended) < self._due[0]:
-            return
+            return False
         begin = time.perf_counter()
         self._due = [count for count in self._due if count > len(self._ended)]
         steps = training_steps(self._ended, self._boundary_id, self._recipe)
@@ -78,6 +81,7 @@ class GlobalPhases:
         if not self._due:
             self._ended, self._open = [], [[] for _ in self._open]
         learning.seconds += time.perf_counter() - begin
+        return broken is None and bool(steps)
 
     def _end(self, lane: int) -> None:
         if self._open[lane]:

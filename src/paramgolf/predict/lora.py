@@ -26,6 +26,7 @@ from paramgolf.predict.lora_layout import DocumentLane, Part, PieceGrid, lane_pa
 from paramgolf.predict.lora_state import LaneAdapters
 from paramgolf.predict.lora_walk import Walk
 from paramgolf.predict.protocol import Chunk, Float64
+from paramgolf.predict.token_ids import refuse_unknown
 from paramgolf.predict.window import WindowPredictor
 from paramgolf.ranks import Ranks
 
@@ -35,7 +36,8 @@ class LoraPredictor:
 
     A document begins where a chunk's `starts` says so and, with one lane, after each boundary token. Fresh adapters are
     the same in every lane, so a document's rows depend on no other document, unless `lora_keeps_inner` or a global
-    phase carries something over; then they depend on the plan.
+    phase carries something over; then they depend on the plan. Once a phase has moved the weights every lane has fresh
+    adapters, also in the midst of a document: what it had learnt was fitted to the old weights.
 
     Chunks may have any length. Only with one lane and a global phase must `chunk`, the length of the chunks that will
     come (None: `score.chunk`), divide `score.chunk`, where alone the weights may move: `RecipeError` otherwise, and
@@ -44,7 +46,7 @@ class LoraPredictor:
 
     With several ranks each has some of the lanes; all must ask for the same, and get the same answers. Where a lane's
     numbers are not finite its adapters stay as they were until its document ends; where the weights' are not, they go
-    back and stay there. `learning.stopped` says so.
+    back and stay there. `learning.stopped` says so. `TokenizerError` for ids outside 0..V - 1 before anything changes.
     """
 
     def __init__(self, window: WindowPredictor, *, chunk: int | None = None, tokens: int | None = None) -> None:
@@ -91,7 +93,8 @@ class LoraPredictor:
         self._refuse_straddling(chunk)
         parts, _ = self._parts(chunk)
         walk = self._walk(parts)
-        self._walked = (chunk, walk)
+        # A caller may write the next token into the chunk that it showed.
+        self._walked = (Chunk(chunk.tokens.copy(), chunk.lengths.copy(), chunk.starts.copy()), walk)
         return LoraRows(self, walk, parts, chunk)
 
     def observe(self, chunk: Chunk) -> None:
@@ -106,8 +109,8 @@ class LoraPredictor:
         self._observed += int(chunk.lengths.sum())
         self._count(parts, walk)
         self._phases.add(chunk, parts)
-        if self._observed != self._tokens:
-            self._phases.run_if_due(self._observed, self.learning)
+        if self._observed != self._tokens and self._phases.run_if_due(self._observed, self.learning):
+            self._states = LaneAdapters(self._first_adapters(), self.recipe)
 
     def _first_adapters(self) -> LoraAdapters:
         recipe, model = self.recipe, self._model
@@ -120,6 +123,7 @@ class LoraPredictor:
         """The parts of every lane's tokens, and the lanes after them."""
         if len(chunk.tokens) != len(self._lanes):
             raise ValueError(f"a chunk of {len(chunk.tokens)} lanes for a predictor of {len(self._lanes)}")
+        refuse_unknown(chunk, self.vocab_size)
         parts: list[list[Part]] = []
         after: list[DocumentLane] = []
         for b, lane in enumerate(self._lanes):

@@ -21,7 +21,7 @@ EPS = 1e-10  # of AdamW, as published (spec pr2140.md 5.2)
 class LaneAdapters:
     """Adapters, second moments, and for each lane the steps since its document began [L].
 
-    `resting` lanes [L] take no step until their next document: a gradient of theirs was no number. Treat an object as a
+    `resting` lanes [L] take no step until their next document: a step of theirs led to no numbers. Treat an object as a
     value: `fresh_in` and `stepped` give new ones.
     """
 
@@ -47,7 +47,7 @@ class LaneAdapters:
     def stepped(self, gradients: tuple[Tensor, ...], lanes: Bool) -> LaneAdapters:
         """After one step of AdamW in some lanes [L]: beta1 0, decay of A and B apart from the gradient.
 
-        A lane whose moments come out infinite or as no number keeps what it had, and rests.
+        A lane whose moments or adapters come out infinite or as no number keeps what it had, and rests.
         """
         after = self._copy()
         after.steps[lanes] += 1
@@ -70,7 +70,8 @@ class LaneAdapters:
                 square.mul_(old_L11).addcmul_(gradient, gradient * new_L11)
                 size = square.sqrt().mul_(root_L11).add_(EPS)
                 parameter.mul_(kept_L11).addcdiv_(gradient * rate_L11, size)
-                finite_L &= square.isfinite().flatten(-2).all(-1).reshape(-1, len(lanes)).all(0)
+                for tensor in (square, parameter):
+                    finite_L &= tensor.isfinite().flatten(-2).all(-1).reshape(-1, len(lanes)).all(0)
         broken = lanes & ~finite_L.cpu().numpy()
         return self._without(after, broken) if broken.any() else after
 
