@@ -230,7 +230,7 @@ def test_a_phase_after_the_last_token_is_not_run() -> None:
 @pytest.mark.parametrize("moves", [True, False])
 def test_an_open_document_goes_on_with_fresh_adapters(moves: bool) -> None:
     """Once a phase moved the weights all lanes have first adapters, inner matrices too; else they keep their own."""
-    recipe = dataclasses.replace(SCORE, lora_keeps_inner=True, lora_lr=0.1, global_lr=0.05 if moves else 1e38)
+    recipe = dataclasses.replace(SCORE, lora_keeps_inner=True, global_chunk=12, global_lr=0.05 if moves else 1e38)
     predictor = learner(3, recipe)
     first = [parameter.clone() for parameter in predictor.adapters.parameters()]
     tokens = np.random.default_rng(0).integers(2, 9, (3, 12))
