@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramgolf.errors import ArtifactError
+from paramgolf.squeeze import coder
 from paramgolf.squeeze.cells import assign, fit_cells, tables_of
-from paramgolf.squeeze.coder import decode_tensor, encode_tensor, fit_codebooks
+from paramgolf.squeeze.codebook import log_codes
+from paramgolf.squeeze.coder import code_tensors, decode_tensor, encode_tensor, fit_codebooks
 from paramgolf.squeeze.quantized import Quantized
 from paramgolf.squeeze.references import EIGHTHS, References, find_references, predicted
 
@@ -104,7 +106,7 @@ def test_differences_come_back(seed, bits, rows, columns):
     values[rng.random(rows) < 0.2] = 0
     references = find_references(values, largest)
     differences = references.differences(values)
-    assert (references.integers(differences) == values).all()
+    assert (references.integers(differences, largest) == values).all()
     assert np.abs(differences.astype(int)).max() <= largest
     refers = references.gain_R > 0
     assert (references.row_R[refers] < np.flatnonzero(refers)).all()
@@ -120,13 +122,41 @@ def test_prediction_is_in_whole_numbers():
 
 
 def test_bad_references_are_refused():
-    """A row that refers to itself or a later one, or that leaves the range of int8, is `ArtifactError`."""
+    """A row that refers to itself or a later one, or that leaves the width of the integers, is `ArtifactError`."""
     flat = np.full((3, 4), 100, np.int8)
     for row in (1, 2):
         with pytest.raises(ArtifactError, match="not before it"):
-            References(np.array([0, 8, 0], np.int32), np.array([0, row, 0], np.int32)).integers(flat)
-    with pytest.raises(ArtifactError, match="beyond the integers"):
-        References(np.array([0, 8, 0], np.int32), np.zeros(3, np.int32)).integers(flat)
+            References(np.array([0, 8, 0], np.int32), np.array([0, row, 0], np.int32)).integers(flat, 127)
+    second = References(np.array([0, 8], np.int32), np.zeros(2, np.int32))
+    for values, largest in (([[100], [28]], 127), ([[30], [2]], 31), ([[-30], [-3]], 31)):
+        with pytest.raises(ArtifactError, match=rf"row 1 of a tensor is outside -{largest + 1}\.\.{largest}"):
+            second.integers(np.array(values, np.int8), largest)
+    assert second.integers(np.array([[-30], [-2]], np.int8), 31).tolist() == [[-30], [-32]]
+
+
+def test_the_only_row_of_a_tensor_refers_to_none():
+    """A code that gives one row a gain is refused: there is no other row to name."""
+    tensor = Quantized(bell(np.full((1, 64), 5.0)), np.ones(1, np.float32), 6, (1, 64))
+    books = fit_codebooks([tensor])
+    code = bytearray(encode_tensor(tensor, books))
+    at = 6 + books.values[6].codes.shape[0] + code[4]  # behind the header, the classes' table and the shifts'
+    code[5] = EIGHTHS + 1
+    code[at:at] = log_codes(np.array([0] * EIGHTHS + [1])).tobytes()
+    with pytest.raises(ArtifactError, match="only row"):
+        decode_tensor(bytes(code), tensor.shape, 6, books)
+
+
+def test_references_are_looked_for_once_a_tensor(monkeypatch):
+    """Coding all tensors of a file gives the same bytes as one by one, and searches each once."""
+    tensors = [Quantized(v, np.ones(len(v), np.float32), 7, v.shape) for v in (copies(60, 12), copies(80, 12, 5))]
+    books = fit_codebooks(tensors)
+    apart = [encode_tensor(tensor, books) for tensor in tensors]
+    searched = []
+    monkeypatch.setattr(coder, "find_references", lambda *given: searched.append(1) or find_references(*given))
+    together, codes = code_tensors(tensors)
+    assert codes == apart
+    assert together.byte_count() == books.byte_count()
+    assert len(searched) == len(tensors)
 
 
 @settings(deadline=None, max_examples=40)

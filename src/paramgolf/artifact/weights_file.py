@@ -21,7 +21,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from paramgolf.artifact.reader import ByteReader, inflate, parse_json_object, se
 from paramgolf.artifact.weights_layout import RAW_TYPES, Layout, describe_parts, factors_of, plain_parts
 from paramgolf.errors import ArtifactError
 from paramgolf.squeeze.codebook import Codebook
-from paramgolf.squeeze.coder import Codebooks, decode_tensor, encode_tensor, fit_codebooks
+from paramgolf.squeeze.coder import Codebooks, code_tensors, decode_tensor
 from paramgolf.squeeze.quantized import LOW_VALUES, Quantized, dequantize
 
 Float32 = npt.NDArray[np.float32]
@@ -58,8 +58,8 @@ class WeightsFile:
 def write_weights(tensors: Mapping[str, Quantized | Raw]) -> WeightsFile:
     """The file for tensors that are quantised, or raw floats; the same tensors always give the same bytes."""
     quantised = [tensor for tensor in tensors.values() if isinstance(tensor, Quantized)]
-    main = _fit([part for tensor in quantised for part in plain_parts(tensor)])
-    factors = _fit([factor for tensor in quantised for factor in factors_of(tensor)])
+    main, plain = _code([part for tensor in quantised for part in plain_parts(tensor)])
+    factors, further = _code([factor for tensor in quantised for factor in factors_of(tensor)])
     header = {
         "tensors": [_entry(name, tensor) for name, tensor in tensors.items()],
         "main": _describe(main),
@@ -67,13 +67,14 @@ def write_weights(tensors: Mapping[str, Quantized | Raw]) -> WeightsFile:
     }
     parts = [_FRONT.pack(MAGIC, VERSION), section(zlib.compress(_json(header), 9))]
     parts += [section(book.to_bytes()) for books in (main, factors) for book in _in_order(books)]
-    codes = {name: _encode(tensor, main, factors) for name, tensor in tensors.items()}
+    codes = {name: _sections(tensor, plain, further) for name, tensor in tensors.items()}
     body = b"".join([*parts, *codes.values()])
     return WeightsFile(body + _crc(body), {name: len(code) for name, code in codes.items()})
 
 
-def _fit(tensors: list[Quantized]) -> Codebooks | None:
-    return fit_codebooks(tensors) if tensors else None
+def _code(tensors: list[Quantized]) -> tuple[Codebooks | None, Iterator[bytes]]:
+    books, codes = code_tensors(tensors) if tensors else (None, [])
+    return books, iter(codes)
 
 
 def _describe(books: Codebooks | None) -> dict[str, Any]:
@@ -179,13 +180,10 @@ def _read_books(reader: ByteReader, described: dict[str, Any], of: str, below: i
     return Codebooks(values, steps, places)
 
 
-def _encode(tensor: Quantized | Raw, main: Codebooks | None, factors: Codebooks | None) -> bytes:
-    """All sections of a tensor."""
+def _sections(tensor: Quantized | Raw, plain: Iterator[bytes], factors: Iterator[bytes]) -> bytes:
+    """All sections of a tensor, whose codes come next."""
     if isinstance(tensor, Quantized):
-        assert main is not None
-        codes = [encode_tensor(part, main) for part in plain_parts(tensor)]
-        if factors is not None:
-            codes += [encode_tensor(factor, factors) for factor in factors_of(tensor)]
+        codes = [next(plain) for _ in plain_parts(tensor)] + [next(factors) for _ in factors_of(tensor)]
         return b"".join(map(section, codes))
     width = tensor.dtype.itemsize
     floats = np.frombuffer(tensor.astype(RAW_TYPES[8 * width]).tobytes(), np.uint8)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from paramgolf.errors import ArtifactError
 from paramgolf.squeeze.cells import MOST_SHIFT, SHIFTS_D, assign, fit_cells, tables_of
 from paramgolf.squeeze.codebook import Codebook, Int32, check_codes, expand, fit_codebook, log_codes
-from paramgolf.squeeze.quantized import Float32, Quantized, join_steps, split_steps
+from paramgolf.squeeze.quantized import Float32, Int8, Quantized, join_steps, split_steps
 from paramgolf.squeeze.references import EIGHTHS, References, find_references
 
 # Number of the smallest step, table of the steps, table of their places, bytes of the tables of shifts and of gains
@@ -71,9 +71,43 @@ class _Steps:
         return join_steps(numbers_R.astype(np.int32), np.where(there_R, self.places_R, 0).astype(np.int32))
 
 
+def code_tensors(tensors: Sequence[Quantized]) -> tuple[Codebooks, list[bytes]]:
+    """Tables for all tensors of a model, at least one, and with them the code of each.
+
+    A tensor's shape, bits and the codebooks are needed to read it back.
+    """
+    referred = [_Referred.of(tensor) for tensor in tensors]
+    books = _fit(referred)
+    return books, [_encode(each, books) for each in referred]
+
+
 def fit_codebooks(tensors: Sequence[Quantized]) -> Codebooks:
     """Tables for all tensors of a model, at least one."""
-    stored = [(tensor.bits, _references(tensor).differences(tensor.values)) for tensor in tensors]
+    return _fit([_Referred.of(tensor) for tensor in tensors])
+
+
+def encode_tensor(tensor: Quantized, books: Codebooks) -> bytes:
+    """The code of one tensor; its shape, bits and the codebooks are needed to read it back."""
+    return _encode(_Referred.of(tensor), books)
+
+
+@dataclass(frozen=True)
+class _Referred:
+    """A tensor with the references of its rows, which take a while to find, and what is stored of its integers."""
+
+    tensor: Quantized
+    references: References
+    stored_RC: Int8
+
+    @staticmethod
+    def of(tensor: Quantized) -> _Referred:
+        references = find_references(tensor.values, largest_of(tensor.bits))
+        return _Referred(tensor, references, references.differences(tensor.values))
+
+
+def _fit(referred: Sequence[_Referred]) -> Codebooks:
+    tensors = [each.tensor for each in referred]
+    stored = [(each.tensor.bits, each.stored_RC) for each in referred]
     widths = sorted({tensor.bits for tensor in tensors})
     values = {bits: fit_cells([values for width, values in stored if width == bits]) for bits in widths}
     parts = [_Steps.of(tensor.scales) for tensor in tensors]
@@ -82,11 +116,9 @@ def fit_codebooks(tensors: Sequence[Quantized]) -> Codebooks:
     return Codebooks(values, steps, fit_codebook(fine) if fine else None)
 
 
-def encode_tensor(tensor: Quantized, books: Codebooks) -> bytes:
-    """The code of one tensor; its shape, bits and the codebooks are needed to read it back."""
+def _encode(referred: _Referred, books: Codebooks) -> bytes:
+    tensor, references, stored_RC = referred.tensor, referred.references, referred.stored_RC
     book = books.values[tensor.bits]
-    references = _references(tensor)
-    stored_RC = references.differences(tensor.values)
     class_R, shift_C = assign(stored_RC, book)
     class_codes = log_codes(np.bincount(class_R, minlength=book.codes.shape[0]))
     shift_codes = log_codes(np.bincount(shift_C + MOST_SHIFT, minlength=SHIFTS_D.size))
@@ -145,11 +177,13 @@ def decode_tensor(data: bytes, shape: tuple[int, ...], bits: int, books: Codeboo
     if not stack.is_empty():
         raise ArtifactError(f"the code of a tensor of shape {shape} goes on after its last value")
     scales_R = _Steps(relative_R, places_R, base).scales()
-    return Quantized(references.integers(values_RC) if gains else values_RC, scales_R, bits, shape)
+    integers_RC = references.integers(values_RC, largest_of(bits)) if gains else values_RC
+    return Quantized(integers_RC, scales_R, bits, shape)
 
 
-def _references(tensor: Quantized) -> References:
-    return find_references(tensor.values, (1 << (tensor.bits - 1)) - 1)
+def largest_of(bits: int) -> int:
+    """The largest integer of a width."""
+    return (1 << (bits - 1)) - 1
 
 
 def _pop_references(
@@ -158,6 +192,8 @@ def _pop_references(
     found = References.none(rows)
     if not gain_codes.size:
         return found
+    if rows < 2:
+        raise ArtifactError("the only row of a tensor refers to another one")
     check_codes(gain_codes)
     gain_R = stack.decode(_model(expand(gain_codes)), rows)
     found.row_R[gain_R > 0] = stack.decode(constriction.stream.model.Uniform(rows), int((gain_R > 0).sum()))

@@ -48,16 +48,19 @@ class References:
         wide_RC = values_RC.astype(np.int32)
         return (wide_RC - predicted(wide_RC[self.row_R], self.gain_R[:, None])).astype(np.int8)
 
-    def integers(self, differences_RC: Int8) -> Int8:
-        """Inverse of `differences`; `ArtifactError` where a row refers to none before it or leaves int8."""
+    def integers(self, differences_RC: Int8, largest: int) -> Int8:
+        """Inverse of `differences`; `ArtifactError` where a row refers to none before it, or leaves the width.
+
+        That is `largest` and one more below 0, as far as factors of corrections reach.
+        """
         refers_R = self.gain_R > 0
         if (self.row_R[refers_R] >= np.flatnonzero(refers_R)).any() or (self.gain_R < 0).any():
             raise ArtifactError("a row of a tensor refers to one that is not before it")
         wide_RC = differences_RC.astype(np.int32)
         for row in np.flatnonzero(refers_R):
             wide_RC[row] += predicted(wide_RC[self.row_R[row]], self.gain_R[row])
-            if np.abs(wide_RC[row]).max() > 128:
-                raise ArtifactError(f"row {row} of a tensor is beyond the integers that there are")
+            if wide_RC[row].max() > largest or wide_RC[row].min() < -largest - 1:
+                raise ArtifactError(f"row {row} of a tensor is outside {-largest - 1}..{largest}, its integers' width")
         return wide_RC.astype(np.int8)
 
 
