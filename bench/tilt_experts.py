@@ -31,7 +31,6 @@ from paramgolf.predict.tilt_experts import AGREEMENT, Pieces, within_word_expert
 from paramgolf.referee.paired import paired
 from paramgolf.text.documents import read_documents
 from paramgolf.text.text import HeldOutText
-from paramgolf.text.tokenizer import Tokenizer
 
 
 class RowsOfAll:
@@ -117,13 +116,6 @@ def _published(shared: Shared, pieces: Pieces, token: Expert, within: Expert, st
     return GatedTilt(shared, pieces, token=token, within=within, start=start)
 
 
-def pieces_of(tokenizer: Tokenizer) -> Pieces:
-    """What each token stands for, found by decoding it after a letter (a first space may be dropped)."""
-    anchor = next(one for one in range(tokenizer.vocab_size) if tokenizer.decode([one]) in (b"e", b"a", b"t"))
-    start = len(tokenizer.decode([anchor]))
-    return Pieces.of([tokenizer.decode([anchor, one])[start:] for one in range(tokenizer.vocab_size)])
-
-
 def main() -> None:
     """Walk the text once, print the table or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,7 +131,7 @@ def main() -> None:
     tokens = encode_documents(tokenizer, text.documents)
     order = plan([len(ids) for ids in tokens], chunk=options.chunk)
     model, shared = build_predictor(artifact, "none"), Shared(tokenizer.vocab_size)
-    lines = lines_over(shared, pieces_of(tokenizer), tokenizer.boundary_id, context)
+    lines = lines_over(shared, Pieces.of_tokenizer(tokenizer), tokenizer.boundary_id, context)
     bits: list[list[Float64]] = [[] for _ in lines]
     for chunk in order.chunks(tokens, tokenizer.boundary_id):
         shared.rows = RowsOfAll(model.predict(chunk), chunk, tokenizer.vocab_size)

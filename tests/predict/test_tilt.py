@@ -24,7 +24,7 @@ from paramgolf.recipe import ScoreRecipe
 from paramgolf.referee.probes import probe_predictor
 
 V, BOUNDARY = 9, 1
-PIECES = Pieces.of([b"?", b"", b" the", b" a", b" of", b"re", b"d", b"x", b"y"])
+PIECES = Pieces.of([b"?", b"", b" the", b" a", b" of", b"re", b"d", b"x", b"y"], {1})
 SETTINGS = ScoreRecipe(tilt_context=2)
 FAITHFUL = {"max_examples": 40, "deadline": None}
 

@@ -16,9 +16,11 @@ from paramgolf.predict.protocol import Chunk
 from paramgolf.predict.tilt_counts import BYTES_A_SYMBOL, ContextHints
 from paramgolf.predict.tilt_experts import Pieces
 from paramgolf.predict.tilt_words import WordStartHints
+from paramgolf.text.byte_tokenizer import ByteTokenizer
 from paramgolf.text.tokenizer import load_tokenizer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
+CASEOPS = SHARED / "tokenizers" / "fineweb_8192_bpe_caseops_v1.model"
 CORPUS = SHARED / "corpus" / "fineweb_val_head.jsonl"
 
 # Spec 9.7: boundary 1, new words {2, 3, 4}, pieces that go on {5..8}.
@@ -274,10 +276,33 @@ def test_empty_chunks_and_documents_change_nothing():
 
 
 def test_pieces_say_what_they_do_to_a_word():
-    """A leading space begins a word; control pieces, the bare space and bytes below it end one (8.27 repaired)."""
-    pieces = Pieces.of([b"", b" the", b"re", b" ", b"\n", b"\x1c", b"!", b"\xff"])
-    assert pieces.kind_V.tolist() == [2, 1, 0, 2, 2, 2, 0, 0]
+    """A leading space begins a word, the bare space too; what stands between words is named; all else goes on."""
+    pieces = Pieces.of([b"", b" the", b"re", b" ", b"\n", b"!", b"\xff", b""], {0, 4})
+    assert pieces.kind_V.tolist() == [2, 1, 0, 1, 2, 0, 0, 0]
     assert pieces.text[1] == " the"
+
+
+def test_bytes_up_to_the_space_stand_between_words():
+    """Tokens that are single bytes: control bytes, the space and the boundary end a word (8.27 repaired)."""
+    tokenizer = ByteTokenizer()
+    kinds = Pieces.of_tokenizer(tokenizer).kind_V
+    ids = tokenizer.encode(b"a \n\x1c!\xff")
+    assert kinds[ids].tolist() == [0, 2, 2, 2, 0, 0] and kinds[tokenizer.boundary_id] == 2
+
+
+@pytest.mark.skipif(not CASEOPS.is_file(), reason="the contest's tokenizers are not next to the checkout")
+def test_pieces_of_the_published_vocabulary():
+    """Spec 1.3's ids: the bare space mark begins a word, operators go on with it and have no text; of the bytes, only
+    those up to 0x20 end one (6.3)."""
+    tokenizer = load_tokenizer(CASEOPS)
+    pieces = Pieces.of_tokenizer(tokenizer)
+    nasa, cup = [4, 320, 8133, 5, 5566, 8136, 8133, 4, 1632, 1709], [8160, 234, 137, 140, 8162, 2419]
+    assert tokenizer.encode(b"The NASA Launch").tolist() == nasa
+    assert pieces.kind_V[nasa].tolist() == [0, 0, 1, 0, 0, 0, 1, 0, 0, 0]
+    assert "".join(pieces.text[token] for token in nasa) == "the nasa launch"
+    assert pieces.kind_V[cup].tolist() == [0, 0, 0, 0, 0, 1]
+    assert (pieces.kind_V == 1).sum() == 4188
+    assert np.flatnonzero(pieces.kind_V == 2).tolist() == [0, 1, 2, *range(8, 8 + 0x21)]
 
 
 @pytest.mark.slow

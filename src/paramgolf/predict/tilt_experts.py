@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,11 @@ from paramgolf.predict.tilt_counts import ContextHints
 from paramgolf.predict.tilt_table import BEGINS, ENDS, GOES_ON, Int8
 from paramgolf.predict.tilt_words import WordStartHints
 from paramgolf.recipe import ScoreRecipe
+from paramgolf.text.caseops import OPERATORS
+from paramgolf.text.caseops_tokenizer import CaseOpsTokenizer
+from paramgolf.text.model_proto import Piece, PieceKind
+from paramgolf.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from paramgolf.text.tokenizer import Tokenizer
 
 WITHIN_SHARE, WORD_SHARE, WORD_BOOST, AGREEMENT = 0.45, 0.65, 0.75, 0.5
 WORDS = 3  # before a word, that its first token is hinted from
@@ -22,18 +27,30 @@ WORDS = 3  # before a word, that its first token is hinted from
 class Pieces:
     """What the words of a text are made of: the text of each token, and which begin a word or stand between words.
 
-    `text` [V]; `kind_V` int8 [V]: `BEGINS` for a piece that starts with a space, `ENDS` for control pieces and bytes
-    below 0x20 or the space itself, `GOES_ON` for all others.
+    `text` [V]; `kind_V` int8 [V]: `BEGINS` for a piece that starts with a space, and the space alone; `ENDS` for
+    control pieces and byte tokens up to 0x20; `GOES_ON` for all others, the operators of CaseOps among them, which have
+    no text (spec pr2140.md 6.3; what the published ids of byte tokens were meant to be, not what they hit there).
     """
 
     text: tuple[str, ...]
     kind_V: Int8
 
     @staticmethod
-    def of(pieces: Sequence[bytes]) -> Pieces:
-        """From the bytes that each token stands for ("" for control pieces)."""
-        kinds = [_kind(piece) for piece in pieces]
+    def of(pieces: Sequence[bytes], ends: Collection[int]) -> Pieces:
+        """From the bytes that each token stands for, and the ids of those that stand between words."""
+        kinds = [ENDS if v in ends else BEGINS if piece[:1] == b" " else GOES_ON for v, piece in enumerate(pieces)]
         return Pieces(tuple(piece.decode("utf-8", "replace") for piece in pieces), np.array(kinds, dtype=np.int8))
+
+    @staticmethod
+    def of_tokenizer(tokenizer: Tokenizer) -> Pieces:
+        """From the vocabulary of a tokenizer of any kind."""
+        if not isinstance(tokenizer, SentencePieceTokenizer | CaseOpsTokenizer):
+            spelled = [tokenizer.decode([v]) for v in range(tokenizer.vocab_size)]
+            return Pieces.of(spelled, {v for v, one in enumerate(spelled) if _between_words(one)})
+        pieces = tokenizer.proto.pieces
+        ends = {v for v, piece in enumerate(pieces) if piece.kind is PieceKind.CONTROL or _byte_between_words(piece)}
+        operators = OPERATORS if isinstance(tokenizer, CaseOpsTokenizer) else ()
+        return Pieces.of([b"" if piece.text in operators else piece.to_bytes() for piece in pieces], ends)
 
 
 def token_expert(
@@ -77,7 +94,9 @@ def word_start_expert(
     return Expert(WordStartHints(pieces.text, pieces.kind_V, lanes, words=words), share, boost)
 
 
-def _kind(piece: bytes) -> int:
-    if not piece or (len(piece) == 1 and piece[0] <= 0x20):
-        return ENDS
-    return BEGINS if piece[:1] == b" " else GOES_ON
+def _byte_between_words(piece: Piece) -> bool:
+    return piece.kind is PieceKind.BYTE and _between_words(piece.to_bytes())
+
+
+def _between_words(spelled: bytes) -> bool:
+    return not spelled or (len(spelled) == 1 and spelled[0] <= 0x20)
