@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from paramgolf.exhibits.gated_tilt import GatedTilt, gated_tilt
+from paramgolf.exhibits.gated_tilt import GatedTilt, UnspelledGatedTilt
 from paramgolf.exhibits.toys.tilt import PIECES, OneRow
 from paramgolf.exhibits.two_orders import HintsMadeBefore, TwoOrders
 from paramgolf.predict.orders import processing_order
@@ -75,10 +75,19 @@ def test_a_published_score_is_lower_than_any_legal_form_of_it():
 
 def test_gated_tilt_needs_no_spelling():
     """As an exhibit it wraps any base, and some row adds up to more than one."""
-    predictor = gated_tilt(FLAT)
+    predictor = UnspelledGatedTilt(FLAT)
     text = np.array([0, 3, 4, 8, 5, 0, 3, 4] * 8)
     rows = predictor.predict(one_lane(text))
     assert max(np.exp(rows.row(0, t)).sum() for t in range(len(text))) > 1.01
+
+
+def test_gated_tilt_takes_any_number_of_lanes():
+    """300 lanes are read like one."""
+    predictor, tokens = UnspelledGatedTilt(FLAT), np.tile([0, 3, 4, 8, 5], (300, 8))
+    chunk = Chunk(tokens, np.full(300, 40), np.ones(300, dtype=bool))
+    predictor.observe(chunk)
+    rows = predictor.predict(Chunk(tokens[:, :4], np.full(300, 4), np.zeros(300, dtype=bool)))
+    assert max(np.exp(rows.row(299, t)).sum() for t in range(4)) > 1.01
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 7])

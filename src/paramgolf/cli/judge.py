@@ -167,8 +167,8 @@ def _judge_exhibit(artifact: Artifact, text: HeldOutText, name: str, limit: int 
         candidates=size.candidates,
         decoded_tokens=size.decoded,
     )
-    settings = artifact.recipe.score
-    order = plan([len(ids) for ids in tokens], lanes=lanes, chunk=settings.chunk, order=settings.order)
+    # In the stream's order, as the probes read: a rogue that knows the documents finds its place by it.
+    order = plan([len(ids) for ids in tokens], lanes=lanes, chunk=artifact.recipe.score.chunk)
     try:
         with Meter("score", "tokens") as meter:
             progress = _progress(meter)

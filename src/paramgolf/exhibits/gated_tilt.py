@@ -34,8 +34,6 @@ from paramgolf.predict.tilt_hints import Hints
 from paramgolf.predict.tilt_kernel import NO_HINT, choose, tilt_row
 from paramgolf.predict.tilt_table import BEGINS, ENDS, GOES_ON
 
-MOST_LANES = 256  # an exhibit is not told how many there will be
-
 
 class GatedTilt(Wrapped):
     """Three experts: `token` is asked for every target; `within` if it goes on with a word, `start` if it begins one.
@@ -149,19 +147,37 @@ class GatedRows:
         return self._hints[lane]
 
 
-def gated_tilt(base: Predictor) -> GatedTilt:
+class UnspelledGatedTilt(Wrapped):
     """All three experts with the published numbers over tokens whose spelling is not known.
 
     Any split of the vocabulary shows the leak: here every eighth token begins words. The contexts are short, as the
-    texts of tests are.
+    texts of tests are. The experts are made for as many lanes as the first chunk has.
     """
+
+    def __init__(self, base: Predictor) -> None:
+        super().__init__(base)
+        self._tilt: GatedTilt | None = None
+
+    def predict(self, chunk: Chunk) -> Rows:
+        return self._tilt_of(chunk).predict(chunk)
+
+    def observe(self, chunk: Chunk) -> None:
+        self._tilt_of(chunk).observe(chunk)
+
+    def _tilt_of(self, chunk: Chunk) -> GatedTilt:
+        if self._tilt is None:
+            self._tilt = _unspelled(self.base, len(chunk.tokens))
+        return self._tilt
+
+
+def _unspelled(base: Predictor, lanes: int) -> GatedTilt:
     size = base.vocab_size
     kind_V = np.where(np.arange(size) % 8 == 0, BEGINS, GOES_ON).astype(np.int8)
     pieces = Pieces(tuple(f"{token}_" for token in range(size)), kind_V)
     return GatedTilt(
         base,
         pieces,
-        token=Expert(ContextHints(size, 0, MOST_LANES, exact=3), 0.8, 2.625),
-        within=within_word_expert(pieces, 0, MOST_LANES, share=WITHIN_SHARE, boost=WORD_BOOST),
-        start=word_start_expert(pieces, MOST_LANES, words=1, share=WORD_SHARE, boost=WORD_BOOST),
+        token=Expert(ContextHints(size, 0, lanes, exact=3), 0.8, 2.625),
+        within=within_word_expert(pieces, 0, lanes, share=WITHIN_SHARE, boost=WORD_BOOST),
+        start=word_start_expert(pieces, lanes, words=1, share=WORD_SHARE, boost=WORD_BOOST),
     )
