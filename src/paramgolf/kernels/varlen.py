@@ -57,10 +57,10 @@ def varlen_backend(device: torch.device, dtype: torch.dtype, head_size: int = 64
 
     The memory of the last grows with N².
     """
-    if device.type == "cpu":
-        return "by-length"
     if attention_backend(device, dtype, head_size) == "flash-attention-3":
         return "flash-attention-3"
+    if device.type == "cpu":
+        return "by-length"
     if device.type == "cuda" and flash_takes(dtype, head_size) and HAS_TORCH_VARLEN:
         from paramgolf.kernels import torch_varlen
 
