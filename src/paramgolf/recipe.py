@@ -16,6 +16,7 @@ from paramgolf.errors import RecipeError
 
 MOST = 10**15  # of a number that is read from a file
 MOST_ORDER = 32  # of n-gram contexts
+LEARNT_SOFTCAPS = (1.0, 60.0)  # between which caps that are learnt stay: what every loss and kernel takes
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,12 @@ class ModelRecipe:
             raise RecipeError("model.skip_gates=True needs model.unet=True: there is no skip to gate")
         if self.sparse_gates and self.gated_attention:
             raise RecipeError("model.sparse_gates=True and model.gated_attention=True contradict each other")
+        least, most = LEARNT_SOFTCAPS
+        if self.asymmetric_softcap and not least <= self.softcap <= most:
+            raise RecipeError(
+                f"model.asymmetric_softcap=True learns caps between {least:g} and {most:g}, found "
+                f"model.softcap={self.softcap:g}"
+            )
         if (self.sparse_gates or self.smear == "gated") and self.gate_channels > self.width:
             raise RecipeError(f"model.gate_channels={self.gate_channels} is above model.width={self.width}")
 
@@ -256,6 +263,12 @@ class TrainRecipe:
         if self.future_heads + 1 >= self.sequence:
             raise RecipeError(
                 f"train.future_heads={self.future_heads} look beyond train.sequence={self.sequence}; use fewer"
+            )
+        shortest = min(self.stages())
+        if self.future_heads and not self.packed and self.future_heads + 1 >= shortest:
+            raise RecipeError(
+                f"train.future_heads={self.future_heads} look beyond the {shortest} of "
+                f"train.contexts={','.join(map(str, self.contexts))}; use fewer"
             )
         if self.packed and self.order != "stream":
             raise RecipeError(f"train.packed=True needs train.order='stream', found {self.order!r}")

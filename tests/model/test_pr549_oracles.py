@@ -159,8 +159,11 @@ def test_partial_rotary_turns_the_first_channels_only() -> None:
     """The turned vector of section 8.9: angles pi/2 and pi/6 on the first four of eight channels."""
     rotary = Rotary(ModelRecipe(layers=1, width=8, heads=1, kv_heads=1, rope_channels=4))
     cos, sin = [math.cos(a) for a in (math.pi / 2, math.pi / 6)], [math.sin(a) for a in (math.pi / 2, math.pi / 6)]
-    rotary.cos_TR = torch.tensor([cos + cos], dtype=torch.float64)
-    rotary.sin_TR = torch.tensor([sin + [-s for s in sin]], dtype=torch.float64)
+    tables = (
+        torch.tensor([cos + cos], dtype=torch.float64),
+        torch.tensor([sin + [-s for s in sin]], dtype=torch.float64),
+    )
+    rotary._tables[rotary.recipe.rope_base] = tables
     turned = rotary(torch.arange(1.0, 9, dtype=torch.float64).view(1, 1, 1, 8)).flatten()
     expected = torch.tensor([3, 3.73205081, -1, 2.46410155, 5, 6, 7, 8], dtype=torch.float64)
     torch.testing.assert_close(turned, expected, rtol=0, atol=1e-7)

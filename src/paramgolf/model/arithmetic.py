@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
+from paramgolf.errors import ArtifactError
 from paramgolf.recipe import ModelRecipe
 
 Shapes = dict[str, tuple[int, ...]]
@@ -19,6 +21,14 @@ BANKS = {
 }
 MATRICES = tuple(kind for kinds in BANKS.values() for kind in kinds)
 TABLES = ("embedding.weight", "bigram.embedding.weight", "value_embedding.embedding.weight")
+
+
+def usable_softcaps(caps: Sequence[float]) -> tuple[float, float]:
+    """The two caps of an artifact's logits; `ArtifactError` with both if one is not positive or no finite number."""
+    above, below = caps
+    if not (0 < above < math.inf and 0 < below < math.inf):
+        raise ArtifactError(f"softcaps of {above:g} and {below:g}: both must be positive; no training leaves others")
+    return above, below
 
 
 def bank_rows(bank: str, rows: int) -> list[str]:

@@ -22,6 +22,7 @@ from paramgolf.kernels.loss import Softcap, softcapped_logits, softcapped_loss
 from paramgolf.kernels.norm import rms_norm
 from paramgolf.kernels.varlen import Documents
 from paramgolf.model.adapters import Adapters
+from paramgolf.model.arithmetic import usable_softcaps
 from paramgolf.model.banks import Banks, load_banked, unbank
 from paramgolf.model.block import Block, Carried
 from paramgolf.model.embeddings import BigramEmbedding, GatedSmear, Matrix, Smear, ValueEmbedding
@@ -30,7 +31,7 @@ from paramgolf.model.initialise import initialise
 from paramgolf.model.lanes import Lanes
 from paramgolf.model.rotary import Rotary
 from paramgolf.model.route import route
-from paramgolf.recipe import ModelRecipe
+from paramgolf.recipe import LEARNT_SOFTCAPS, ModelRecipe
 
 BOUNDARY_ID = 1  # of the contest's tokenizers, and of ours
 
@@ -49,7 +50,7 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         self.recipe = recipe
-        self.vocab_size = vocab_size
+        self.vocab_size, self.boundary_id = vocab_size, boundary_id
         self.activation_dtype: torch.dtype | None = None  # None: the embedding's own
         self.embedding = Matrix(vocab_size, recipe.width)
         self.bigram = BigramEmbedding(recipe) if recipe.bigram_buckets else None
@@ -65,6 +66,15 @@ class GPT(nn.Module):
         self._routes = (route(recipe, looping=False), route(recipe, looping=True))
         if seed is not None:
             initialise(self, seed, recipe)
+
+    @torch.no_grad()
+    def hold_softcaps(self) -> None:
+        """Put caps that are learnt back within `LEARNT_SOFTCAPS`: what training calls after each step.
+
+        At 0 a logit has no value, below it its sign turns, and above the fast losses would not take it.
+        """
+        if self.softcaps is not None:
+            self.softcaps.clamp_(*LEARNT_SOFTCAPS)
 
     @property
     def softcap(self) -> Softcap:
@@ -176,7 +186,12 @@ class GPT(nn.Module):
         return unbank(dict(self.named_parameters()))
 
     def load_exported(self, weights: Mapping[str, Any]) -> None:
-        """Copy weights (tensors or arrays) by an artifact's names into the parameters."""
+        """Copy weights (tensors or arrays) by an artifact's names into the parameters.
+
+        Raises `ArtifactError` for softcaps that are not positive, before anything is copied.
+        """
+        if self.softcaps is not None:
+            usable_softcaps(weights["softcaps"].tolist())
         load_banked(self, weights)
 
     def _pull(self, scores_BT1: list[Tensor]) -> Tensor | None:

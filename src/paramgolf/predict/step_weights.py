@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import ArtifactError
-from paramgolf.model.arithmetic import Shapes, tensor_shapes
+from paramgolf.model.arithmetic import Shapes, tensor_shapes, usable_softcaps
 from paramgolf.model.route import route
 from paramgolf.predict.fixed_math import exp_into
 from paramgolf.predict.fixed_rotary import rotary_table
@@ -93,13 +93,15 @@ class StepWeights(NamedTuple):
 def gather_weights(
     weights: Mapping[str, Float32], recipe: ModelRecipe, window: int, vocab_size: int, boundary_id: int
 ) -> StepWeights:
-    """Stack and transpose for the kernel; raise `ArtifactError` if a tensor is missing or has another shape."""
+    """Stack and transpose for the kernel; raise `ArtifactError` if a tensor is missing or has another shape.
+
+    Softcaps that are not positive raise it, too.
+    """
     source = _Source(weights, tensor_shapes(recipe, vocab_size), recipe.layers)
     embedding, layers = _embedding(source, recipe, boundary_id), _layers(source, recipe, window)
     head_DV, softcaps = source.turned("embedding.weight"), (float(recipe.softcap), float(recipe.softcap))
     if recipe.asymmetric_softcap:
-        above, below = source.one("softcaps").tolist()
-        softcaps = (above, below)
+        softcaps = usable_softcaps(source.one("softcaps").tolist())
     return StepWeights(embedding, layers, _route(source, recipe), head_DV, softcaps)
 
 

@@ -8,7 +8,7 @@ Legend: S sequences, T tokens of a sequence (of a whole row, if packed), N token
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +22,7 @@ from paramgolf.text.packing import BUCKET, Int32, document_ends
 from paramgolf.train.prefetch import Int64, Windows
 
 LEAST_DOCUMENT = 384  # mean tokens of a row's documents that warm-up foresees; the contest's text has about 950
+BATCHES_LOOKED_AT = 64  # of the run's first ones, whose shapes warm-up foresees besides
 
 
 class Piece(NamedTuple):
@@ -51,7 +52,7 @@ def sequences_of_rank(train: TrainRecipe, world: int) -> int:
         if train.sequence % context:
             raise RecipeError(
                 f"train.contexts names {context}, which does not divide train.sequence={train.sequence}: only packed "
-                "rows can be cut so; use --train.packed true"
+                "rows can be cut so; use --train.packed true --train.order stream"
             )
     sequences = train.batch_tokens // train.sequence
     if sequences % world:
@@ -83,7 +84,7 @@ def pieces(
     if train.packed:
         inputs_ST, targets_ST = batch
         for inputs_N, targets_N in zip(inputs_ST, targets_ST, strict=True):
-            ends_E = document_ends(inputs_N, boundary_id, context)
+            ends_E = _row_ends(inputs_N, boundary_id, context)
             yield Piece(
                 # Torch's own new dimension: NumPy's has stride 0, for which a compiler would make another graph.
                 on_device(device, inputs_N)[None],
@@ -99,8 +100,14 @@ def pieces(
         yield Piece(some, next_ones, share=len(some) / len(inputs))
 
 
-def examples(train: TrainRecipe, world: int, context: int, device: torch.device) -> list[Piece]:
-    """A piece of every shape that pieces of this context come in: what a compiler must have seen."""
+def examples(
+    train: TrainRecipe, world: int, context: int, device: torch.device, seen: Iterable[int] = ()
+) -> list[Piece]:
+    """A piece of every shape that pieces of this context come in: what a compiler must have seen.
+
+    Packed rows come with any number of documents: these are the shapes of rows whose documents have `LEAST_DOCUMENT`
+    tokens in the mean, and those of `seen`, numbers of ends (`row_shapes`).
+    """
     context, sequences = context or train.sequence, sequences_of_rank(train, world)
     if not train.packed:
         total = sequences * (train.sequence // context)
@@ -108,10 +115,19 @@ def examples(train: TrainRecipe, world: int, context: int, device: torch.device)
         sizes = dict.fromkeys([size, total % size] if total % size else [size])
         return [_blank((each, context), device) for each in sizes]
     tokens = train.batch_tokens // (world * sequences)
-    fewest = -(-tokens // context) + 1  # ends
-    most = max(fewest, tokens // LEAST_DOCUMENT)
-    counts = range(_up(fewest), _up(most) + 1, BUCKET)
+    counts = sorted({*range(_up(_fewest(tokens, context)), _foreseen(tokens, context) + 1, BUCKET), *seen})
     return [_blank((1, tokens), device)._replace(documents=_example(tokens, context, n, device)) for n in counts]
+
+
+def row_shapes(rows: Int64, context: int, boundary_id: int) -> set[int]:
+    """Numbers of ends that packed rows [S, T] of this context have."""
+    return {len(_row_ends(row_N, boundary_id, context)) for row_N in rows}
+
+
+def longest_rows(train: TrainRecipe, world: int) -> list[tuple[int, int]]:
+    """For each context of a run, the length of its rows (or sequences) and the context, the longest first."""
+    rows = train.batch_tokens // (world * _rows_of_rank(train, world)) if train.packed else 0
+    return sorted(((rows or context, context) for context in train.stages()), reverse=True)
 
 
 def documents_of(ends_E: Int32, context: int, device: torch.device) -> Documents:
@@ -137,6 +153,24 @@ def _rows_of_rank(train: TrainRecipe, world: int) -> int:
             f"cut into {rows} equal rows of at most train.micro_tokens={train.micro_tokens}"
         )
     return rows
+
+
+def _row_ends(tokens_N: Int64, boundary_id: int, context: int) -> Int32:
+    """`document_ends` of a row; more than are foreseen are padded to a power of two, for few shapes."""
+    ends_E = document_ends(tokens_N, boundary_id, context)
+    if len(ends_E) <= _foreseen(len(tokens_N), context):
+        return ends_E
+    missing = (1 << (len(ends_E) - 1).bit_length()) - len(ends_E)
+    return np.pad(ends_E, (0, missing), mode="edge")
+
+
+def _fewest(tokens: int, context: int) -> int:
+    return -(-tokens // context) + 1
+
+
+def _foreseen(tokens: int, context: int) -> int:
+    """The most ends of a row that each get a shape of their own."""
+    return _up(max(_fewest(tokens, context), tokens // LEAST_DOCUMENT))
 
 
 def _sequences_of_piece(train: TrainRecipe, sequences: int, context: int) -> int:

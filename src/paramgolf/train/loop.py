@@ -107,7 +107,7 @@ def _steps(
         state.stage = stage_at(recipe, state.step, state.seconds, state.stage)
         settings = settings_of(recipe, state.step, state.seconds, state.stage)
         result = one_step(state, work, settings, stop)
-        state.seconds = phase.seconds()
+        state.took(phase.seconds())
         norms.append(result.grad_norm)
         over = _is_over(state, recipe)
         if ranks.leads and log.due(state.step, state.seconds, over):
@@ -123,8 +123,9 @@ def _steps(
 
 
 def _is_over(state: TrainState, recipe: Recipe) -> bool:
-    # One more step of average length must fit: the budget is a promise, and the rate is near zero at its end anyway.
-    needed = state.seconds + state.seconds / max(1, state.step)
+    # One more step like the longest of the last few must fit: the budget is a promise, and the rate is near zero at its
+    # end anyway. The mean of all steps would promise too much: they take longer as contexts grow and layers loop.
+    needed = state.seconds + max(state.durations, default=state.seconds / max(1, state.step))
     return state.step >= recipe.train.max_steps or needed > recipe.budget.train_seconds
 
 

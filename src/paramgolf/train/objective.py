@@ -58,7 +58,9 @@ class Objective:
         next_token = model.next_token_loss(h_STD, targets_ST)
         total = next_token if pull is None else next_token + pull
         if self.future is not None:
-            total = total + train.future_weight * self.future.loss(h_STD, targets_ST)
+            boundary_id = None if documents is None else model.boundary_id
+            ahead = self.future.loss(h_STD, targets_ST, model.softcap, boundary_id)
+            total = total + train.future_weight * ahead
         if distils and self.teacher is not None:
             taught_STV = self.teacher.logits(inputs_ST, looping, documents)
             apart = divergence(model.logits(h_STD), taught_STV, train.distill_temperature)

@@ -25,6 +25,8 @@ from paramgolf.train.distill import Teacher
 from paramgolf.train.future import FutureHeads
 from paramgolf.train.objective import Objective
 
+DURATIONS_KEPT = 4
+
 Tensors = dict[str, Tensor]
 Weights = dict[str, npt.NDArray[np.float32]]
 
@@ -43,6 +45,12 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0
     stage: Stage = field(default_factory=Stage)
+    durations: tuple[float, ...] = ()  # seconds of the last steps, at most `DURATIONS_KEPT`
+
+    def took(self, seconds: float) -> None:
+        """The clock stands at `seconds` after a step."""
+        self.durations = (*self.durations, seconds - self.seconds)[-DURATIONS_KEPT:]
+        self.seconds = seconds
 
     @classmethod
     def fresh(cls, recipe: Recipe, vocab_size: int, ranks: Ranks | None = None, boundary_id: int = 1) -> TrainState:
@@ -57,8 +65,7 @@ class TrainState:
         average = WeightAverage(dict(model.named_parameters()), decay)
         future = None
         if recipe.train.future_heads:
-            heads, shape = recipe.train.future_heads, recipe.model
-            future = FutureHeads(heads, vocab_size, shape.width, shape.softcap).to(ranks.device)
+            future = FutureHeads(recipe.train.future_heads, vocab_size, recipe.model.width).to(ranks.device)
         teacher = None
         if recipe.train.distill_weight:
             if recipe.optim.average != "ema":
@@ -105,6 +112,7 @@ class TrainState:
             tensors[f"grokfast/{names[parameter]}"] = mean
         tensors["counts"] = torch.tensor([self.step, self.average.updates], dtype=torch.int64)
         tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
+        tensors["durations"] = torch.tensor(self.durations, dtype=torch.float64)
         tensors["stage"] = torch.tensor(self.stage, dtype=torch.int64)
         tensors["generator/cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
@@ -121,6 +129,8 @@ class TrainState:
         self.step, self.seconds = step, float(_take(tensors, "seconds", torch.Size([])).item())
         if "stage" in tensors:  # checkpoints from before contexts could change are of the first
             self.stage = Stage(*_take(tensors, "stage", torch.Size([2])).tolist())
+        # Of no fixed length; checkpoints from before steps were timed have none.
+        self.durations = tuple(tensors["durations"].tolist()) if "durations" in tensors else ()
         average = {name: _take(tensors, f"average/{name}", weight.shape) for name, weight in weights.items()}
         self.average.load(average, updates)
         if self.objective.teacher is not None:

@@ -17,7 +17,15 @@ from paramgolf.errors import RunError
 from paramgolf.optim.schedule import StepSettings, stages, takes_snapshot
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import Recipe
-from paramgolf.train.batches import Piece, examples, pieces, sequences_of_rank
+from paramgolf.train.batches import (
+    BATCHES_LOOKED_AT,
+    Piece,
+    examples,
+    longest_rows,
+    pieces,
+    row_shapes,
+    sequences_of_rank,
+)
 from paramgolf.train.compiled import TrainingLoss
 from paramgolf.train.notes import Notes
 from paramgolf.train.prefetch import Windows
@@ -44,9 +52,16 @@ class Work:
         batch = self.windows.batch(step, self.sequences())
         return pieces(self.recipe.train, batch, context, self.boundary_id, self.ranks.device)
 
-    def examples(self, settings: StepSettings) -> list[Piece]:
-        """A piece of each shape that steps of these settings have."""
-        return examples(self.recipe.train, self.ranks.world, settings.context, self.ranks.device)
+    def examples(self, settings: StepSettings, step: int = 0) -> list[Piece]:
+        """A piece of each shape that steps of these settings have, those of the next batches after `step` among them.
+
+        It reads those batches, if they are packed.
+        """
+        train, context, seen = self.recipe.train, settings.context or self.recipe.train.sequence, set[int]()
+        if train.packed:
+            for each in range(step, step + BATCHES_LOOKED_AT):
+                seen |= row_shapes(self.windows.batch(each, self.sequences())[0], context, self.boundary_id)
+        return examples(train, self.ranks.world, context, self.ranks.device, seen)
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,7 @@ def one_step(state: TrainState, work: Work, settings: StepSettings, stop: StopRe
     if not (math.isfinite(mean_loss) and math.isfinite(reduced.grad_norm)):
         raise Diverged(mean_loss, reduced.grad_norm)
     state.optimizers.step(settings.rate(), settings.momentum)
+    state.model.hold_softcaps()
     state.step += 1
     if takes_snapshot(work.recipe.optim, state.step, settings.lr_scale):
         state.average.update(state.weights())
@@ -106,17 +122,26 @@ def backward(state: TrainState, work: Work, settings: StepSettings) -> Tensor:
 def warm_up(state: TrainState, work: Work, clock: Clock, notes: Notes) -> None:
     """Compile and run some steps of every form of the loss off the clock, then put back all that they changed.
 
-    Each context, with looped layers or without, is a phase of its own in the ledger.
+    Each context, with looped layers or without, is a phase of its own in the ledger; the log has how many shapes were
+    compiled in each.
     """
+    work.loss_of.prepare(longest_rows(work.recipe.train, work.ranks.world))
     for name, forms in _phases(work.recipe).items():
         with clock.phase(name, on_clock=False):
-            _warm_up_forms(state, work, forms, notes)
+            if work.recipe.train.compile and work.ranks.device.type == "cuda":
+                compile_forms(state, work, forms, notes, name)
+            _warm_up_forms(state, work, forms)
 
 
-def _warm_up_forms(state: TrainState, work: Work, forms: list[StepSettings], notes: Notes) -> None:
+def compile_forms(state: TrainState, work: Work, forms: list[StepSettings], notes: Notes, name: str) -> None:
+    """Compile forms of one context for every shape that is foreseen, and note how many that were for the phase."""
+    pieces_of_each = work.examples(forms[0], state.step)
+    notes.say(f"{name}: compiling the loss for {len(pieces_of_each)} shapes in {len(forms)} forms, off the clock")
+    work.loss_of.compile([(form, piece) for form in forms for piece in pieces_of_each], notes)
+
+
+def _warm_up_forms(state: TrainState, work: Work, forms: list[StepSettings]) -> None:
     recipe = work.recipe
-    if recipe.train.compile and work.ranks.device.type == "cuda":
-        work.loss_of.compile([(form, piece) for form in forms for piece in work.examples(form)], notes)
     before = state.capture()
     try:
         for settings in forms:
