@@ -97,3 +97,18 @@ def test_held_out_text_is_refused(made):
     model, _, names, _, _ = made
     with pytest.raises(LeakError, match="training text"):
         collect_sensitivities(model, names, object(), 1, 0)
+
+
+def test_documents_of_a_row_are_kept_apart(made):
+    """Kept apart, another first document leaves the later one's gradients alone; not kept apart, it does not."""
+    model, own, half = made[0], np.arange(60, 60 + SEQUENCE // 2 - 1), SEQUENCE // 2
+
+    def lookups(first, separate_at):
+        row = np.concatenate(([1], np.arange(first, first + half - 1), [1], own))
+        windows = TrainingWindows([np.tile(row, 2).astype(np.uint16)], SEQUENCE, 0)
+        windows.batch = lambda step, sequences: (row[None], row[None])  # as it is, not from a place of the seed's
+        found = collect_sensitivities(model, ["embedding.weight"], windows, 1, 0, separate_at=separate_at)
+        return found["embedding.weight"].lookups_R[own]
+
+    assert lookups(10, 1) == pytest.approx(lookups(30, 1), rel=1e-4)
+    assert lookups(10, None) != pytest.approx(lookups(30, None), rel=1e-2)

@@ -137,7 +137,7 @@ def _collect(
     if not free:
         return _Collected(moments, None, 0)
     sequences = _gradient_sequences(moments, phase, ranks)
-    found = collect_sensitivities(model, _free_names(recipe, weights), source, sequences, recipe.seed, ranks)
+    found = collect_sensitivities(model, _free_names(recipe, weights), source, sequences, recipe.seed, ranks, apart)
     return _Collected(moments, found, sequences)
 
 

@@ -119,7 +119,7 @@ def collect_hessians(
         while done < mine and (room := pace.room()):
             batch = _aligned(done, min(most, mine - done, room))
             tokens_ST = torch.from_numpy(_tokens(source, done, batch)).to(ranks.device)
-            for row_BT, documents in _rows(tokens_ST, separate_at):
+            for row_BT, documents in forward_rows(tokens_ST, separate_at):
                 with moments:
                     h_BTD = model.hidden(row_BT, documents=documents)
                 if HEAD in names:
@@ -133,7 +133,7 @@ def collect_hessians(
     return Calibration(_means(moments, read, ranks), read, read * source.sequence)
 
 
-def _rows(tokens_ST: Tensor, separate_at: int | None) -> Iterator[tuple[Tensor, Documents | None]]:
+def forward_rows(tokens_ST: Tensor, separate_at: int | None) -> Iterator[tuple[Tensor, Documents | None]]:
     """What goes through the model at once: all sequences; or one row with its documents, which on a CPU is a sequence,
     for there the memory and time of packed attention grow with the square of a row.
     """

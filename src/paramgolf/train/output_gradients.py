@@ -16,14 +16,14 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from paramgolf.errors import LeakError, RunError
+from paramgolf.kernels.varlen import Documents
 from paramgolf.model.gpt import GPT
 from paramgolf.ranks import Ranks
 from paramgolf.squeeze.sensitivity import Sensitivity
-from paramgolf.text.windows import TrainingWindows
+from paramgolf.train.calibration import Source, forward_rows
 from paramgolf.train.own_text import OwnText
 
 BATCH_NUMBERS = 1 << 24  # logits of one pass at most, unless a sequence has more
-Source = TrainingWindows | OwnText
 
 
 class OutputGradients(TorchFunctionMode):
@@ -60,9 +60,17 @@ class OutputGradients(TorchFunctionMode):
 
 
 def collect_sensitivities(
-    model: GPT, names: Collection[str], source: Source, sequences: int, seed: int, ranks: Ranks | None = None
+    model: GPT,
+    names: Collection[str],
+    source: Source,
+    sequences: int,
+    seed: int,
+    ranks: Ranks | None = None,
+    separate_at: int | None = None,
 ) -> dict[str, Sensitivity]:
     """The sensitivity of the named tensors on `sequences` of the source; each rank reads its share, rounded up.
+
+    With `separate_at`, the boundary token, documents see themselves alone, as in `collect_hessians`.
 
     `model` computes in float32; its parameters come back without gradients. Raises `LeakError` for any other kind of
     source, `RunError` where a gradient is not finite.
@@ -79,15 +87,18 @@ def collect_sensitivities(
     with torch.enable_grad():
         for step in range(batches):
             tokens = source.draw(step * batch, batch) if isinstance(source, OwnText) else source.batch(step, batch)[0]
-            _backward(model, watch, torch.from_numpy(tokens).to(ranks.device), generator)
+            for row_BT, documents in forward_rows(torch.from_numpy(tokens).to(ranks.device), separate_at):
+                _backward(model, watch, row_BT, documents, generator)
     model.zero_grad(set_to_none=True)
     return _sensitivities(watch, batches * batch * source.sequence, ranks)
 
 
-def _backward(model: GPT, watch: OutputGradients, tokens_ST: Tensor, generator: torch.Generator) -> None:
+def _backward(
+    model: GPT, watch: OutputGradients, row_BT: Tensor, documents: Documents | None, generator: torch.Generator
+) -> None:
     """Gradients of the sum of the losses on targets drawn from the model."""
     with watch:
-        logits_NV = model.logits(model.hidden(tokens_ST)).flatten(0, 1)
+        logits_NV = model.logits(model.hidden(row_BT, documents=documents)).flatten(0, 1)
         drawn_N = torch.multinomial(logits_NV.detach().softmax(-1), 1, generator=generator)[:, 0]
         loss = functional.cross_entropy(logits_NV, drawn_N, reduction="sum")
     torch.autograd.backward(loss)
