@@ -261,19 +261,27 @@ def pack_run(
 
 
 def says_packed(report: PackReport) -> str:
-    """One line: size, budget, what gave way, and the error of the squeezed weights."""
+    """One line: size, budget, what gave way or was made finer, the error of the weights, which tensors got more."""
     setting = report.setting
-    gave = [f"steps times {setting.coarseness:.2f}"] if setting.coarseness > 1 else []
+    gave = [f"steps times {setting.coarseness:.3g}"] if setting.coarseness != 1 else []
     gave += [f"{setting.fewer_bits} bits fewer"] if setting.fewer_bits else []
     gave += [f"{setting.pruned:,} of ±1 made 0"] if setting.pruned else []
     gave += [f"{report.documents_dropped:,} carried documents dropped"] if report.documents_dropped else []
     gave += [f"{100 * report.floored_share:.1f} % of rows on the floor"] if report.floored_share is not None else []
     unmended = report.unmended
-    gave += [f"{len(unmended)} matrices rounded to nearest: {', '.join(unmended[:4])}"] if unmended else []
+    gave += [f"{len(unmended)} matrices rounded to nearest: {_some(unmended)}"] if unmended else []
+    gave += [f"corrected {_some(report.corrected)}"] if report.corrected else []
+    gave += [f"wide columns in {_some(report.widened)}"] if report.widened else []
     return (
         f"packed {report.bytes:,} of {report.budget:,} bytes ({report.bytes_without_tokenizer:,} without tokenizer), "
         f"weights off by {100 * report.relative_error:.2f} %{', ' if gave else ''}{', '.join(gave)}"
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first four of them, and how many more."""
+    more = [f"{len(names) - 4} more"] if len(names) > 4 else []
+    return ", ".join([*names[:4], *more])
 
 
 def write_ledger(run: RunFolder, clock: Clock) -> None:
