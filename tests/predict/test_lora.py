@@ -26,7 +26,7 @@ from paramgolf.recipe import ModelRecipe, ScoreRecipe
 
 V, BOUNDARY = 40, 1
 MODEL = ModelRecipe(
-    layers=4,
+    layers=3,
     width=16,
     heads=4,
     kv_heads=2,
@@ -131,7 +131,7 @@ def by_hand(document: np.ndarray, recipe: ScoreRecipe = SCORE) -> np.ndarray:
 GROWING = {"lora_chunks": (4, 6, 16), "lora_chunks_until": (8, 20)}
 
 
-@pytest.mark.parametrize("settings", [{}, {"lora_query_value": True}, GROWING])
+@pytest.mark.parametrize("settings", [{"lora_query_value": True}, GROWING])
 def test_rows_are_those_of_a_plain_loop_over_the_document(settings: dict[str, Any]) -> None:
     """Windows, rows and AdamW written out with torch's own optimizer give the rows of the predictor."""
     recipe = dataclasses.replace(SCORE, **settings)
@@ -146,27 +146,27 @@ def test_rows_are_those_of_a_plain_loop_over_the_document(settings: dict[str, An
 
 def test_learning_lowers_the_cost_of_a_document_that_repeats() -> None:
     """The second half of a document that repeats itself costs a tenth less than without learning."""
-    document = text(120)
-    at = np.arange(120)
+    document = text(80)
+    at = np.arange(80)
     still = all_rows(learner(recipe=dataclasses.replace(SCORE, lora_lr=1e-12)), document, 16)
     learnt = all_rows(learner(), document, 16)
-    assert learnt[at, document][60:].sum() > 0.9 * still[at, document][60:].sum()
+    assert learnt[at, document][40:].sum() > 0.9 * still[at, document][40:].sum()
 
 
 def test_rows_do_not_depend_on_how_the_stream_is_cut() -> None:
     """Chunks of 1, 16 and 200 tokens of a stream with empty and short documents give the same rows."""
-    tokens = stream_of([text(30, 1), text(0), text(8, 2), text(0), text(7, 3), text(30, 4)])
+    tokens = stream_of([text(17, 1), text(0), text(8, 2), text(0), text(7, 3), text(10, 4)])
     rows = [all_rows(learner(), tokens, size) for size in (16, 1, 200)]
     for other in rows[1:]:
         np.testing.assert_allclose(other, rows[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{}, GROWING])
+@pytest.mark.parametrize("settings", [pytest.param({}, marks=pytest.mark.slow), GROWING])
 def test_documents_are_independent_of_lane_and_order(settings: dict[str, Any]) -> None:
     """Each document's rows are those it has alone, in a stream and in any lane beside pieces of any other size."""
-    recipe, documents = dataclasses.replace(SCORE, **settings), [text(n, n) for n in (30, 41, 1, 8, 16)]
+    recipe, documents = dataclasses.replace(SCORE, **settings), [text(n, n) for n in (37, 13, 1)]
     alone = [score_of(learner(2, recipe, exact=True), [document], 2).bits for document in documents]
-    for lanes in (2, 10):
+    for lanes in (2, 4):
         found = score_of(learner(lanes, recipe, exact=True), documents, lanes)
         of_document = found.plan.document_index()
         for number, bits in enumerate(alone):
@@ -194,7 +194,7 @@ def test_inner_matrices_are_kept_on_demand() -> None:
     recipe = dataclasses.replace(SCORE, lora_keeps_inner=True)
     predictor = learner(recipe=recipe)
     fresh = copy.deepcopy(predictor.adapters)
-    all_rows(predictor, stream_of([text(40)]), 8)
+    all_rows(predictor, stream_of([text(20)]), 8)
     learnt = copy.deepcopy(predictor.adapters)
     predictor.observe(make_chunk(text(3, 1)))
     for kind in fresh.kinds:
@@ -203,33 +203,31 @@ def test_inner_matrices_are_kept_on_demand() -> None:
         )
         assert torch.equal(now_a, learnt_a) and not torch.equal(now_a, first_a)
         assert learnt_b.any() and not now_b.any()
-    all_rows(learner(recipe=recipe), stream_of([text(40)]), 8)
-    twice = [score_of(learner(2, recipe), [text(n, n) for n in (30, 40, 50, 20)], 2).bits for _ in range(2)]
+    twice = [score_of(learner(2, recipe), [text(n, n) for n in (16, 24, 25, 10)], 2).bits for _ in range(2)]
     np.testing.assert_array_equal(*twice)
 
 
-@pytest.mark.parametrize(("lanes", "keeps_inner"), [(1, False), (3, True)])
+@pytest.mark.parametrize(("lanes", "keeps_inner"), [pytest.param(1, False, marks=pytest.mark.slow), (3, True)])
 def test_a_score_passes_its_audit_without_any_error(lanes: int, keeps_inner: bool) -> None:
     """The scorer's audit finds every row bitwise the same, with updates inside chunks and documents that end there."""
     recipe = dataclasses.replace(SCORE, chunk=20, lora_keeps_inner=keeps_inner)
-    documents = [text(n, n) for n in (50, 1, 0, 33, 20)]
-    result = score_of(learner(lanes, recipe), documents, lanes, audit_positions=8)
+    documents = [text(n, n) for n in (34, 1, 0, 25)]
+    result = score_of(learner(lanes, recipe), documents, lanes, audit_positions=5)
     assert result.audit.passed()
     assert result.audit.max_causal_error == 0 and result.audit.max_repeat_error == 0
-    assert result.learning is not None and result.learning.updates > 10 and not result.learning.stopped
+    assert result.learning is not None and result.learning.updates == 4 + 3 and not result.learning.stopped
 
 
 def test_predict_changes_nothing() -> None:
     """Whatever was asked before, with whatever tokens, the rows of a chunk have the same bits."""
-    tokens = stream_of([text(40), text(30, 1)])
+    tokens = stream_of([text(21), text(12, 1)])
     untouched, asked = learner(), learner()
     rng = np.random.default_rng(0)
     for first in range(0, len(tokens), 10):
         chunk = make_chunk(tokens[first : first + 10])
-        for _ in range(2):
-            other = make_chunk(rng.integers(0, V, 10))
-            asked.predict(other).realised()
-            asked.predict(other).all_rows(0)
+        other = make_chunk(rng.integers(0, V, 10))
+        asked.predict(other).realised()
+        asked.predict(other).all_rows(0)
         np.testing.assert_array_equal(asked.predict(chunk).all_rows(0), untouched.predict(chunk).all_rows(0))
         asked.predict(make_chunk(rng.integers(0, V, 10))).row(0, 9)
         asked.observe(chunk)
@@ -281,17 +279,17 @@ def test_rows_agree_with_each_other() -> None:
         rows.row(2, 13)
 
 
-@pytest.mark.parametrize("size", [1, 6])
+@pytest.mark.parametrize("size", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_stream_decodes(size: int) -> None:
     """Two documents and an empty one coded and decoded with equal predictors, in chunks of any length."""
-    tokens = stream_of([text(17), text(0), text(9, 1)])
+    tokens = stream_of([text(9), text(0), text(2, 1)])
     code = encode_tokens(learner(), tokens, size)
     np.testing.assert_array_equal(decode_tokens(learner(), code, len(tokens), size), tokens)
 
 
 def test_lanes_decode() -> None:
     """Documents side by side, more lanes than some need, are given back by the plan's lengths alone."""
-    documents = [text(n, n) for n in (27, 0, 8, 3)]
+    documents = [text(n, n) for n in (18, 0, 8, 3)]
     order = plan([len(d) for d in documents], lanes=3, chunk=16)
     code, claimed = encode_plan(learner(3), documents, order, BOUNDARY)
     assert len(code) * 8 < claimed + 64
@@ -299,9 +297,10 @@ def test_lanes_decode() -> None:
         np.testing.assert_array_equal(found, document)
 
 
+@pytest.mark.slow
 def test_one_document_in_many_lanes() -> None:
     """Lanes that never get a token change nothing."""
-    document = text(50)
+    document = text(25)
     np.testing.assert_allclose(
         score_of(learner(5), [document], 5).bits, score_of(learner(2), [document], 2).bits, atol=1e-5
     )
@@ -312,7 +311,7 @@ def test_the_model_that_was_given_never_changes() -> None:
     model = make_model()
     before = copy.deepcopy(model.state_dict())
     predictor = LoraPredictor(WindowPredictor(model, dataclasses.replace(SCORE, global_documents=1), V, BOUNDARY))
-    score_of(predictor, [text(40), text(40, 1)], 1)
+    score_of(predictor, [text(20), text(20, 1)], 1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 

@@ -68,7 +68,7 @@ MODEL = ModelRecipe(layers=2, width=16, heads=2, kv_heads=1)
 SCORE = ScoreRecipe(
     window=16, stride=8, chunk=12, lora_rank=2, lora_chunks=(6,), lora_lr=1e-3, global_documents=4, global_chunk=30
 )
-DOCUMENTS = [np.random.default_rng(n).integers(2, 9, n) for n in (10, 40, 3, 25, 6, 17, 30)]
+DOCUMENTS = [np.random.default_rng(n).integers(2, 9, n) for n in (10, 26, 3, 13, 6, 18)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,7 +115,7 @@ def score_on(ranks: Ranks, lanes: int, recipe: ScoreRecipe = SCORE) -> Score:
     predictor = LoraPredictor(WindowPredictor(model, recipe, V, BOUNDARY, lanes, ranks=ranks))
     order = plan([len(d) for d in DOCUMENTS], lanes=lanes, chunk=recipe.chunk)
     phase = Phase("score", True, None, 0.0, lambda: 0.0)  # one clock of all ranks, as `Evaluation` gives them
-    given = {"raw_bytes": 99, "text_digest": "x", "seed": 3, "audit_positions": 4}
+    given = {"raw_bytes": 99, "text_digest": "x", "seed": 3, "audit_positions": 2}
     return score(predictor, DOCUMENTS, order, BOUNDARY, phase=phase, **given)
 
 
@@ -126,7 +126,10 @@ def together(world: int, lanes: int, recipe: ScoreRecipe = SCORE) -> list[Score]
         return list(pool.map(lambda own: score_on(own, lanes, recipe), ranks))
 
 
-@pytest.mark.parametrize(("world", "lanes", "keeps_inner"), [(2, 3, True), (3, 2, False), (2, 1, False)])
+@pytest.mark.parametrize(
+    ("world", "lanes", "keeps_inner"),
+    [(2, 3, True), (3, 2, False), pytest.param(2, 1, False, marks=pytest.mark.slow)],
+)
 def test_any_number_of_ranks_gives_the_score_of_one(world: int, lanes: int, keeps_inner: bool) -> None:
     """Also with more ranks than lanes: all hold the same bits and counts, those of one rank to 1e-4."""
     recipe = dataclasses.replace(SCORE, lora_keeps_inner=keeps_inner)
