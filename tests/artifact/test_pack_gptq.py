@@ -219,6 +219,7 @@ def with_every_part(**changes):
     made = {name: np.asarray(rng.normal(0, 0.2, shape), np.float32) for name, shape in shapes.items()}
     made["blocks.1.sparse_gate.weight"][:] = 0
     made["blocks.2.mlp.up.weight"][3] = 0.25
+    made["softcaps"] = np.array([20.0, 24.0], np.float32)  # only positive ones can be loaded
     moments = {}
     for name in rounded_names(shapes, squeeze):
         columns = shapes[name][1]
@@ -323,7 +324,7 @@ def test_free_steps_fill_the_budget_and_cost_less(tmp_path):
     common = Packer(recipe, TOKENIZER, trained, (), moments)
     budget = common.size(Setting(0, 1.5))
     report = pack(free, TOKENIZER, trained, (), tmp_path / "model.pyz", budget, moments, prices)
-    assert budget - 2 * slack_of(budget) <= report.bytes <= budget
+    assert budget - slack_of(budget) <= report.bytes <= budget
     packer = Packer(free, TOKENIZER, trained, (), moments, prices)
     losses = [
         expected_loss(p, setting, recipe, trained, moments, prices)
