@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from paramgolf.errors import RecipeError
 from paramgolf.model.arithmetic import parameter_count
 from paramgolf.optim.schedule import StepSettings
 from paramgolf.ranks import Ranks
-from paramgolf.recipe import Recipe
+from paramgolf.recipe import Recipe, TrainRecipe
 from paramgolf.recipes import get_recipe
 from paramgolf.train.compiled import TrainingLoss
 from paramgolf.train.future import FutureHeads
@@ -191,3 +192,12 @@ def test_documents_of_one_token_leave_the_heads_nothing() -> None:
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-5)
     assert not h.grad.any() and not future.weight.grad.any()
+
+
+def test_heads_beyond_the_shortest_context_are_refused() -> None:
+    """Without packing a head needs a target in the shortest sequences, too; packed rows are longer than a context."""
+    grown = {"sequence": 16, "batch_tokens": 64, "contexts": (4, 16), "contexts_until": (0.5,)}
+    with pytest.raises(RecipeError, match=r"future_heads=3 look beyond the 4 of train\.contexts=4,16"):
+        TrainRecipe(future_heads=3, **grown)
+    TrainRecipe(future_heads=2, **grown)
+    TrainRecipe(future_heads=3, packed=True, order="stream", **grown)

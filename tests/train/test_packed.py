@@ -28,14 +28,14 @@ from paramgolf.run_folder import RunFolder
 from paramgolf.text.stream import StreamWindows
 from paramgolf.text.windows import TrainingWindows
 from paramgolf.train import loop
-from paramgolf.train.batches import examples, in_rows, pieces, sequences_of_rank
+from paramgolf.train.batches import examples, in_rows, longest_rows, pieces, row_shapes, sequences_of_rank
 from paramgolf.train.checkpoint import CHECKPOINT, load_checkpoint
 from paramgolf.train.compiled import TrainingLoss
 from paramgolf.train.loop import train
 from paramgolf.train.notes import Notes
 from paramgolf.train.progress import SilentDisplay
 from paramgolf.train.state import TrainState
-from paramgolf.train.step import Work, backward, one_step, warm_up
+from paramgolf.train.step import Work, _phases, backward, compile_forms, one_step, warm_up
 
 VOCAB = 20
 CPU = torch.device("cpu")
@@ -250,6 +250,28 @@ def test_the_clock_changes_context_loops_and_rates(tmp_path: Path) -> None:
     assert [entry.on_clock for entry in clock.ledger] == [False] * 4 + [True]
 
 
+def test_the_last_step_must_fit_by_the_longest_of_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 1 s, and of 3 s from 6 s on: of 11 s the mean would begin another at 9 s, which ends at 12 s."""
+    now = [0.0]
+
+    class Growing(Clock):
+        def _reading(self) -> float:
+            now[0] = now[0] + (1.0 if now[0] < 6 else 3.0) if started else 0.0
+            return now[0]
+
+    started: list[int] = []
+    clock = Growing(lambda: now[0])
+    plain = loop.one_step
+
+    def starts(*arguments: object) -> object:
+        started.append(1)
+        return plain(*arguments)
+
+    monkeypatch.setattr(loop, "one_step", starts)
+    run_it(tmp_path / "run", dataclasses.replace(PACKED, budget=BudgetRecipe(train_seconds=11.0)), clock=clock)
+    assert len(started) == 7 and now[0] == 9.0
+
+
 @pytest.mark.slow
 def test_it_learns(tmp_path: Path) -> None:
     """Over 60 steps through all stages the loss falls from uniform towards the text's own entropy of about 0.9 nats."""
@@ -318,31 +340,127 @@ def test_odd_texts_train(tmp_path: Path, ids: list[int]) -> None:
     assert all(np.isfinite(p["loss"]) for p in points(tmp_path / "run"))
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own, of our Functions
-def test_every_stage_is_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A packed row traces without a break, once for each shape of the examples; no step on the clock compiles."""
+SMALL = dataclasses.replace(MODEL, layers=2, looped_layers=(0,), xsa_layers=(0,))
+TWO = dataclasses.replace(with_train(PACKED, contexts=(4, 16), contexts_until=(0.3,)), model=SMALL)
+# Rows of 512 tokens, of which 64 ends are foreseen.
+WIDE = with_train(TWO, batch_tokens=512, micro_tokens=512, contexts=(16,), contexts_until=(), loop_from=0.0)
+DENSE = with_train(TWO, packed=False)
+
+
+def under_ntk(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, rope_length=6))
+
+
+def short_documents() -> np.ndarray:
+    """In the first 65 rows of 512 documents have 12 tokens in the mean; then boundaries stand closer and closer."""
+    drawn = np.random.default_rng(4)
+    ids = drawn.integers(2, VOCAB, size=513 * 80)
+    often = np.where(np.arange(len(ids)) < 513 * 65, 1 / 12, np.where(np.arange(len(ids)) < 513 * 72, 1 / 3, 1 / 2.2))
+    ids[drawn.random(len(ids)) < often] = 1
+    return ids.astype(np.uint16)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each graph that is compiled."""
     torch.compiler.reset()
-    graphs: list[int] = []
+    found: list[int] = []
     real = torch.compile
 
     def backend(graph, inputs):  # type: ignore[no-untyped-def]  # as Dynamo calls it
-        graphs.append(1)
+        found.append(1)
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", lambda function, **how: real(function, backend=backend, **how))
-    small = dataclasses.replace(MODEL, layers=2, looped_layers=(0,), xsa_layers=(0,))
-    two = dataclasses.replace(with_train(PACKED, contexts=(4, 16), contexts_until=(0.3,)), model=small)
-    state = TrainState.fresh(two, VOCAB)
-    work = Work(two, in_rows(stream(), two.train, 1), TrainingLoss(state.objective), Ranks())
-    notes = Notes(RunFolder.create(tmp_path / "notes"), SilentDisplay(), leads=True)
-    for form in stages(two):
-        work.loss_of.compile([(form, piece) for piece in work.examples(form)], notes)
-    assert len(graphs) == len(stages(two)) == 3
-    assert not notes._run.path.joinpath("log.txt").exists()  # nothing failed
-    for form in stages(two) * 2:
+    return found
+
+
+def compiled(recipe: Recipe, windows: StreamWindows, path: Path) -> tuple[TrainState, Work, Path]:
+    """A run after the warm-up that a GPU would have, and its log."""
+    state = TrainState.fresh(recipe, VOCAB)
+    work = Work(recipe, in_rows(windows, recipe.train, 1), TrainingLoss(state.objective), Ranks())
+    run = RunFolder.create(path / "notes")
+    work.loss_of.prepare(longest_rows(recipe.train, 1))
+    for name, forms in _phases(recipe).items():
+        compile_forms(state, work, forms, Notes(run, SilentDisplay(), leads=True), name)
+    return state, work, run.path / "log.txt"
+
+
+GRAPHS = [
+    pytest.param(TWO, 3, id="packed"),
+    pytest.param(under_ntk(TWO), 3, id="packed, NTK"),
+    pytest.param(DENSE, 3, id="dense"),
+    pytest.param(under_ntk(DENSE), 3, id="dense, NTK"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own, of our Functions
+@pytest.mark.parametrize("recipe,count", GRAPHS)
+def test_every_stage_is_one_graph(tmp_path: Path, graphs: list[int], recipe: Recipe, count: int) -> None:
+    """A piece traces without a break, once for each shape of the examples; no step on the clock compiles."""
+    windows = stream() if recipe.train.packed else StreamWindows([text()], 16, spans=2)
+    state, work, log = compiled(recipe, windows, tmp_path)
+    assert len(graphs) == sum(len(work.examples(form)) for form in stages(recipe))
+    assert len(graphs) == count
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(stages(recipe))  # a line for each, and nothing failed
+    assert all("shapes in 1 forms, off the clock" in line for line in lines)
+    for form in stages(recipe) * 2:
         one_step(state, work, form)
-    assert len(graphs) == 3
+    assert len(graphs) == count
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own, of our Functions
+def test_many_short_documents_compile_little(tmp_path: Path, graphs: list[int]) -> None:
+    """Rows like the first batches have their graph; ever shorter documents later cost one graph for each doubling."""
+    (form,) = stages(WIDE)
+    state, work, _ = compiled(WIDE, StreamWindows([short_documents()], 16), tmp_path)
+    foreseen = [len(piece.documents.lengths_S) + 1 for piece in work.examples(form)]
+    assert foreseen == [64, 128]
+    assert len(graphs) == 2
+    for state.step in (0, 20, 63):
+        one_step(state, work, form)
+    assert len(graphs) == 2
+    for state.step in range(66, 79):
+        one_step(state, work, form)
+    assert len(graphs) == 3  # of 256 ends
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own, of our Functions
+def test_a_refused_graph_is_no_end(tmp_path: Path, graphs: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch refuses to compile once more, the step is made without, to the same loss, and one note says so."""
+    monkeypatch.setattr("paramgolf.train.compiled.MOST_GRAPHS", 2)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    (form,) = stages(WIDE)
+    state, work, log = compiled(WIDE, StreamWindows([short_documents()], 16), tmp_path)
+    state.step = 70
+    plain = state.model.loss(*next(iter(work.pieces(70, 16)))[:2], documents=next(iter(work.pieces(70, 16))).documents)
+    assert one_step(state, work, form).loss == pytest.approx(plain.item(), rel=1e-5)
+    assert len(graphs) == 2
+    for _ in range(3):
+        one_step(state, work, form)
+    assert log.read_text().count("training without torch.compile, which is slower: ") == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=60, max_size=200), st.sampled_from([4, 16, 64]))
+def test_unforeseen_rows_come_in_few_shapes(lengths: list[int], context: int) -> None:
+    """Any row has a foreseen number of ends or a power of two of them, and the spans of a walk whatever the padding."""
+    row = np.full(1024, 5)
+    row[[start for start in np.cumsum([0, *lengths]) if start < 1024]] = 1
+    train = TrainRecipe(sequence=64, batch_tokens=1024, micro_tokens=1024, order="stream", packed=True)
+    (piece,) = pieces(train, (row[None], row[None]), context, 1, CPU)
+    found = piece.documents.lengths_S.tolist()
+    walked = spans(row, context)
+    assert found[: len(walked)] == walked and not any(found[len(walked) :])
+    count = len(found) + 1
+    assert row_shapes(row[None], context, 1) == {count}
+    drawn = {len(each.documents.lengths_S) + 1 for each in examples(train, 1, context, CPU)}
+    assert count in drawn or (count > max(drawn) and count & (count - 1) == 0)
+    assert count in {len(each.documents.lengths_S) + 1 for each in examples(train, 1, context, CPU, {count})}
 
 
 PROGRAM = """
