@@ -1,6 +1,7 @@
 """What each part of #2140's squeeze saves: bytes of every coder, and bits per byte lost at equal bytes.
 
-    python bench/squeeze_2140.py RUN TEXT [--bytes N] [--shares 1,0.75,0.55] [--data DIR] [--sequences 64] [--json]
+    python bench/squeeze_2140.py RUN TEXT [--bytes N] [--shares 1,0.75,0.55] [--data DIR] [--sequences 64] [--no-coders]
+                                 [--json]
 
 RUN is a folder that `paramgolf train` has finished. Its averaged weights are stored by
 
@@ -13,7 +14,7 @@ RUN is a folder that `paramgolf train` has finished. Its averaged weights are st
 
 each with steps such that `weights.bin` takes --shares of the bytes of "GPTQ, sigma" at the published steps, to within
 0.2 %. Lost is against the float32 weights, on the first whole documents of TEXT (at most N bytes), nothing adapting,
-audited. The first table packs one set of integers by each coder (bench/weight_coders.py).
+audited. The first table packs one set of integers by each coder (bench/weight_coders.py); --no-coders leaves it out.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ from paramgolf.errors import ParamgolfError
 from paramgolf.ranks import Ranks, pick_device
 from paramgolf.squeeze.allocation import COARSEST, FINEST, Allocation, allocate
 from paramgolf.squeeze.correction import Corrections, correct
-from paramgolf.squeeze.gptq import Factor, WideGrid, factorise, gptq
+from paramgolf.squeeze.gptq import Factor, factorise
+from paramgolf.squeeze.gptq_steps import WIDEST, gptq_at, gptq_at_steps, nearest_at_steps
 from paramgolf.squeeze.landing import Range, land
 from paramgolf.squeeze.matrices import rounded_names, visits_of
 from paramgolf.squeeze.quantize import find_steps, quantize_at, to_raw
-from paramgolf.squeeze.quantized import Quantized, WideColumns, group_columns, snap_up
-from paramgolf.squeeze.rows import as_rows
+from paramgolf.squeeze.quantized import Quantized
 from paramgolf.squeeze.schemes import assign_schemes, default_schemes
 from paramgolf.squeeze.sensitivity import Sensitivity, rounding_power
 from paramgolf.squeeze.wide_groups import Groups, choose_groups, group_scores, input_rms
@@ -54,7 +55,6 @@ from weight_coders import coder_table
 
 Tensors = Mapping[str, object]
 CLOSE = 0.002  # of the bytes asked for
-WIDEST, FINER = 8, 4.0  # bits of allocated integers; how much finer than their steps those of wide columns are
 
 
 @dataclass
@@ -113,34 +113,26 @@ class Ways:
     def _gptq(
         self, coarseness: float, allocation: Allocation | None, corrected: int = 0, wide: bool = False
     ) -> Tensors:
-        if allocation is None:
-            steps = {name: steps_R * coarseness for name, steps_R in self.steps.items()}
-            bits = {name: self.sigma[name].bits for name in self.integers}
-        else:
-            steps, bits = allocation.steps(coarseness), dict.fromkeys(self.integers, WIDEST)
+        steps = self.steps if allocation is None else allocation.steps(coarseness)
+        times = coarseness if allocation is None else None
         tensors: dict[str, object] = {
-            name: self._round(name, snap_up(steps[name]), bits[name], wide)
-            if name in steps
-            else to_raw(self.weights[name], 16)
-            for name in self.weights
+            name: self._round(name, steps[name], times, wide) if name in steps else to_raw(weight, 16)
+            for name, weight in self.weights.items()
         }
         integers = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Quantized)}
         return tensors | correct(self.weights, integers, Corrections(corrected, 4)) if corrected else tensors
 
-    def _round(self, name: str, steps_R: np.ndarray, bits: int, wide: bool) -> Quantized:
-        weight_RC, factor, largest = as_rows(self.weights[name]), self.factors.get(name), (1 << (bits - 1)) - 1
-        shape, groups = self.weights[name].shape, self.groups.get(name) if wide else None
+    def _round(self, name: str, steps_R: np.ndarray, times: float | None, wide: bool) -> Quantized:
+        """As `Packer` rounds: with the published steps `times` a factor, or with allocated ones, if that is None."""
+        weight, factor, groups = self.weights[name], self.factors.get(name), self.groups.get(name) if wide else None
+        if times is None:
+            if factor is None:
+                return nearest_at_steps(weight, steps_R)
+            return gptq_at_steps(weight, steps_R, factor, self.sigma[name], groups)
+        scheme = dataclasses.replace(self.sigma[name], coarseness=times)
         if factor is None:
-            divisor_R1 = np.where(steps_R > 0, steps_R, np.inf)[:, None]
-            values_RC = np.clip(np.rint(weight_RC / divisor_R1), -largest, largest).astype(np.int8)
-            return Quantized(values_RC, steps_R, bits, shape)
-        if groups is None:
-            return Quantized(gptq(weight_RC, factor, steps_R, largest).values_RC, steps_R, bits, shape)
-        columns_W, wide_R = group_columns(groups.starts, groups.size), snap_up(steps_R.astype(np.float64) / FINER)
-        values_RC = gptq(weight_RC, factor, steps_R, largest, WideGrid(columns_W, wide_R, 127)).values_RC
-        part = Quantized(values_RC[:, columns_W], wide_R, 8, (len(values_RC), len(columns_W)))
-        rest_RC = np.delete(values_RC, columns_W, axis=1)
-        return Quantized(rest_RC, steps_R, bits, shape, WideColumns(groups.starts, groups.size, part))
+            return quantize_at(weight, steps_R, scheme)
+        return gptq_at(weight, steps_R, factor, scheme, groups)
 
     def _allocate(self, powers: Mapping[str, object]) -> Allocation:
         return allocate(self.weights, self.steps, powers, dict.fromkeys(self.integers, (1 << (WIDEST - 1)) - 1))
@@ -202,7 +194,8 @@ def calibrated(bench: Bench, data: Path, sequences: int) -> tuple[dict[str, np.n
     names = [name for name, scheme in schemes.items() if not scheme.raw()]
     windows = TrainingWindows(shards.shards, recipe.train.sequence, recipe.seed)
     begin = time.perf_counter()
-    found = collect_sensitivities(model, names, windows, sequences, recipe.seed)
+    apart = tokenizer.boundary_id if recipe.train.packed else None
+    found = collect_sensitivities(model, names, windows, sequences, recipe.seed, ranks, apart)
     _say(f"calibrated in {hessians.record['seconds']:.1f} s, sensitivities in {time.perf_counter() - begin:.1f} s")
     return dict(hessians.hessians), found
 
@@ -231,6 +224,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="training shards (default: those of env.json)")
     parser.add_argument("--sequences", type=int, default=64, help="training windows to calibrate on (default 64)")
     parser.add_argument("--shares", default="1,0.75,0.55", help="of the published bytes, between commas")
+    parser.add_argument("--no-coders", action="store_true", help="leave out the first table, of coders")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of the tables")
     options = parser.parse_args()
     try:
@@ -238,8 +232,9 @@ def main() -> int:
         data = options.data or Path(str(dict(folder.read_json("env.json"))["data"]))
         ways = Ways(bench, *calibrated(bench, data, options.sequences))
         integers = [t for t in ways.ways()["GPTQ, sigma"][0](1.0).values() if isinstance(t, Quantized)]
-        coders = coder_table(integers)
-        _say(coders.text())
+        coders = None if options.no_coders else coder_table(integers)
+        if coders:
+            _say(coders.text())
         found = []
         for line in lines(bench, ways, [float(word) for word in options.shares.split(",")]):
             found.append(line)
@@ -248,10 +243,11 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     if options.json:
-        record = {"coders": coders.record(), "lines": [dataclasses.asdict(line) for line in found]}
+        record = {"coders": coders.record() if coders else None, "lines": [dataclasses.asdict(line) for line in found]}
         print(json.dumps(record))
     else:
-        print(f"{coders.text()}\n\n{bench.recipe.name}, first {options.bytes:,} bytes of TEXT\n\n{table(found)}")
+        above = f"{coders.text()}\n\n" if coders else ""
+        print(f"{above}{bench.recipe.name}, first {options.bytes:,} bytes of TEXT\n\n{table(found)}")
     return 0
 
 

@@ -36,6 +36,8 @@ from paramgolf.squeeze.quantize import Scheme, quantize
 from paramgolf.squeeze.quantized import Quantized, all_integers
 from paramgolf.squeeze.size_law import rounded_gaussian_bits
 
+LRZIP = "lrzip -z, by columns"
+
 
 def trained_tensors(bits: int, seconds: float) -> list[Quantized]:
     """Train a quickstart model for `seconds` and quantise all that is not a vector."""
@@ -142,6 +144,8 @@ class CoderTable:
             row(name, *figures)
         row("ours with the steps", self.with_steps)
         row("Gaussian with float16 steps", self.gaussian + self.half_steps)
+        if LRZIP not in self.rivals:
+            rows.append(f"{LRZIP:<28}not installed")
         rows.append("all marks are met" if self.good() else "ours MISSES a mark")
         return "\n".join(rows)
 
@@ -179,7 +183,7 @@ def coder_table(tensors: list[Quantized]) -> CoderTable:
         "zstd 22": timed(zstandard.ZstdCompressor(22).compress, zstandard.ZstdDecompressor().decompress, integers),
     }
     if shutil.which("lrzip"):
-        rivals["lrzip -z, by columns"] = timed(lambda d: lrzip(d, "-z", "-L", "9"), lambda d: lrzip(d, "-d"), columns)
+        rivals[LRZIP] = timed(lambda d: lrzip(d, "-z", "-L", "9"), lambda d: lrzip(d, "-d"), columns)
     with_steps, encode_seconds, decode_seconds = our_code(plain)
     ours, _, _ = our_code([dataclasses.replace(t, scales=np.ones_like(t.scales)) for t in plain])
     return CoderTable(
