@@ -10,13 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
-from paramgolf.errors import TokenizerError
 from paramgolf.predict.cache_kernel import NEURAL_ALONE, entropies_into, longest_levels, mix_row, mix_targets
 from paramgolf.predict.cache_rules import Rule
 from paramgolf.predict.cache_shares import Position
 from paramgolf.predict.evidence import Evidence, Followers
 from paramgolf.predict.fixed_math import exp_into
 from paramgolf.predict.protocol import Chunk, Float64, FullRows, Int64, Predictor, Rows
+from paramgolf.predict.token_ids import refuse_unknown
 
 
 class ExactCounts(Protocol):
@@ -69,13 +69,13 @@ class CachePredictor:
 
     def predict(self, chunk: Chunk) -> CacheRows:
         """Rows of the chunk [B, T], computed when they are asked for; `TokenizerError` for ids beyond V."""
-        self._check(chunk)
+        refuse_unknown(chunk, self.vocab_size)
         self._latest = self._rows(chunk)
         return self._latest
 
     def observe(self, chunk: Chunk) -> None:
         """Learn from the chunk's tokens, lane after lane, then show the chunk to the model and to the counts."""
-        self._check(chunk)
+        refuse_unknown(chunk, self.vocab_size)
         latest, self._latest = self._latest, None
         if latest is None or not latest.of(chunk):  # the same rows, if they were asked for already
             latest = self._rows(chunk)
@@ -87,13 +87,6 @@ class CachePredictor:
         # A caller may write the next token into the chunk that it showed.
         own = Chunk(chunk.tokens.copy(), chunk.lengths.copy(), chunk.starts.copy())
         return CacheRows(own, self.neural.predict(own), self.counts, self.rule, self.vocab_size)
-
-    def _check(self, chunk: Chunk) -> None:
-        tokens = chunk.tokens[chunk.real()]
-        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
-            raise TokenizerError(
-                f"token ids {int(tokens.min())}..{int(tokens.max())} are not in the vocabulary 0..{self.vocab_size - 1}"
-            )
 
 
 class CacheRows:

@@ -159,6 +159,8 @@ def _finite_step(
     add_up_gradients(weights, ranks)
     norm = torch.nn.utils.clip_grad_norm_(weights, clip_norm)
     optimizer.step()
+    with torch.no_grad():
+        model.hold_softcaps()
     finite = torch.stack([norm.isfinite(), *(weight.detach().isfinite().all() for weight in weights)])
     return bool(finite.all())
 

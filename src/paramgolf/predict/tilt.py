@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paramgolf.errors import RecipeError, TokenizerError
+from paramgolf.errors import RecipeError
 from paramgolf.predict.protocol import Chunk, Float64, FullRows, Int64, Predictor, Rows
 from paramgolf.predict.tilt_hints import HintSource
 from paramgolf.predict.tilt_kernel import NO_HINT, choose, tilt_credits, tilt_row
+from paramgolf.predict.token_ids import refuse_unknown
 
 WHOLE_LANE = 8  # from one asked row in so many positions on, all rows of a lane are fetched at once
 
@@ -75,14 +76,14 @@ class TiltPredictor:
 
     def predict(self, chunk: Chunk) -> TiltRows:
         """Rows of the chunk [B, T], computed when they are asked for."""
-        self._check(chunk)
+        refuse_unknown(chunk, self.vocab_size)
         # A caller may write the next token into the chunk that it showed.
         own = Chunk(chunk.tokens.copy(), chunk.lengths.copy(), chunk.starts.copy())
         return TiltRows(own, self.neural.predict(own), self)
 
     def observe(self, chunk: Chunk) -> None:
         """Show the chunk to the experts and to the model."""
-        self._check(chunk)
+        refuse_unknown(chunk, self.vocab_size)
         for expert in self.experts:
             expert.source.observe(chunk)
         self.neural.observe(chunk)
@@ -98,13 +99,6 @@ class TiltPredictor:
             boost_E = np.array([expert.boost for expert in self.experts])
             choose(token_ET, top_ET, total_ET, gate_ET, boost_E, self.agreement, found.hint_T, found.boost_T)
         return found
-
-    def _check(self, chunk: Chunk) -> None:
-        tokens = chunk.tokens[chunk.real()]
-        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
-            raise TokenizerError(
-                f"token ids {int(tokens.min())}..{int(tokens.max())} are not in the vocabulary 0..{self.vocab_size - 1}"
-            )
 
 
 class TiltRows:

@@ -86,6 +86,8 @@ class Trainer:
         if not math.isfinite(float(norm)):
             return False
         self._optimizer.step()
+        with torch.no_grad():
+            self._model.hold_softcaps()
         for still in self._still:
             still.put_back()
         self._follow()
