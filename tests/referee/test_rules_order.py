@@ -80,6 +80,7 @@ def test_an_order_that_nothing_depends_on_is_stateless(tmp_path):
     """The model alone, in lanes where each document begins anew."""
     finding = document_order(evidence(tmp_path, recipe_with(), lanes=2, adapt="none"), Limits())
     assert (finding.status, finding.numbers["class"]) == ("PASS", "permuted-stateless")
+    assert "by its own account (score.json: adapt 'none'" in finding.says
 
 
 def test_without_a_recipe_nobodys_word_is_taken_for_it(tmp_path):

@@ -37,7 +37,10 @@ def document_order(found: Evidence, _: Limits) -> Finding:
     if size:
         numbers |= {"side_bpb": order.side_bits / size, "permutation_bpb": alone / size}
     if kind == "permuted-stateless":
-        says = f"{kind}: documents were scored {order.order}, and no credit depends on the ones before."
+        says = (
+            f"{kind}: documents were scored {order.order}, and no credit depends on the ones before, by its own account "
+            f"(score.json: adapt {adapt[:40]!r}; a text that is scored again shows it)."
+        )
         return Finding(RULE, "PASS", says, numbers)
     says = (
         f"{kind}: documents were scored {order.order} with what the ones before taught; {order.side_bits:,} bits for "
