@@ -186,6 +186,34 @@ def test_validation_of_another_split_is_refused(tmp_path: Path, capsys: Captured
     assert "next:" not in capsys.readouterr().out
 
 
+def test_own_validation_text_for_training_shards_of_others(tmp_path: Path, capsys: Captured) -> None:
+    """Ten new documents beside shards that held out twelve are taken whole; of those that were trained on each is
+    refused, or left out and counted."""
+
+    def write(name: str, numbers: range) -> Path:
+        lines = [json.dumps({"text": f"document {index} of the text " * 9}) for index in numbers]
+        (tmp_path / name).write_text("\n".join(lines))
+        return tmp_path / name
+
+    data, source = tmp_path / "data", write("docs.jsonl", range(30))
+    words = ["data", "prepare", str(source), "--tokenizer", "bytes", "--held-out-first", "12", "--out", str(data)]
+    assert main(words) == 0
+    capsys.readouterr()
+    new, mixed = write("new.jsonl", range(100, 110)), write("mixed.jsonl", range(27, 37))
+    ask = ["--train-shards", str(data), "--json"]
+    assert main(["data", "prepare", str(new), "--out", str(tmp_path / "a"), *ask]) == 0
+    told = _json(capsys)
+    assert told["held_out"]["documents"] == 10 and told["split"] == {"rule": "first", "held_out": 12}
+    assert main(["data", "prepare", str(source), "--out", str(tmp_path / "b"), *ask]) == 0
+    assert _json(capsys)["held_out"]["documents"] == 12
+    assert main(["data", "prepare", str(mixed), "--out", str(tmp_path / "c"), *ask]) == 2
+    assert "3 of 10 held-out documents are also in the training shards" in capsys.readouterr().err
+    assert main(["data", "prepare", str(mixed), "--out", str(tmp_path / "c"), "--leave-out-copies", *ask]) == 0
+    shown = capsys.readouterr()
+    assert "left out: 3 of 10 documents are in the training shards" in shown.err
+    assert json.loads(shown.out)["held_out"]["documents"] == 7
+
+
 def test_copies_of_held_out_documents_are_refused_or_left_out(tmp_path: Path, capsys: Captured) -> None:
     """A document on both sides of --held-out-first is refused; --leave-out-copies drops it from training."""
     texts = [f"document {index} of the text " * 9 for index in [0, 1, 2, 3, 1, 4]]
@@ -218,9 +246,14 @@ def test_caseops_and_split_flags_that_contradict(
 
 
 def test_a_model_without_operators_is_no_caseops_model(texts: Path, tmp_path: Path, capsys: Captured) -> None:
-    """--caseops with a plain model is refused; a CaseOps model without the flag is taken for what it is."""
+    """--caseops with a plain model is refused; a CaseOps model without the flag is taken for one, and it is said."""
     plain = ["data", "prepare", str(texts), "--tokenizer", "train", "--vocab-size", "300", "--out", str(tmp_path / "a")]
     assert main(plain) == 0
     words = ["data", "prepare", str(texts), "--caseops", "--tokenizer", str(tmp_path / "a" / "tokenizer.model")]
     assert main([*words, "--out", str(tmp_path / "b")]) == 2
     assert "is no CaseOps model: it lacks user-defined symbols" in capsys.readouterr().err
+    made = ["data", "prepare", str(texts), "--caseops", "--vocab-size", "300", "--out", str(tmp_path / "c")]
+    assert main(made) == 0 and "is a CaseOps model" not in capsys.readouterr().err
+    words = ["data", "prepare", str(texts), "--tokenizer", str(tmp_path / "c" / "tokenizer.model")]
+    assert main([*words, "--out", str(tmp_path / "d")]) == 0
+    assert "tokenizer.model is a CaseOps model: taken as with --caseops" in capsys.readouterr().err

@@ -62,9 +62,10 @@ def test_a_normalising_folder_says_what_it_loses(tmp_path):
 
 
 def test_names():
-    """Names of the contest (spec 1.4) and of this project; whatever has "_bytes_" in its name is no shard."""
+    """Names of the contest (spec 1.4) and of this project; only held-out shards have sidecars."""
     assert sidecar_path(Path("x/fineweb_val_000012.bin")) == Path("x/fineweb_val_bytes_000012.bin")
     assert is_sidecar("fineweb_val_bytes_000000.bin") and not is_sidecar("fineweb_val_000000.bin")
+    assert not is_sidecar("my_bytes_train_000000.bin") and not is_sidecar("my_bytes_val_000000.bin")
 
 
 def test_a_sidecar_of_another_length_names_both_files(tmp_path):
@@ -135,8 +136,9 @@ def test_validation_of_another_split_is_refused_with_both_numbers(tmp_path):
     with pytest.raises(LeakError, match=r"first 10,000 documents .*first 50,000 documents") as error:
         require_same_split({"split": {"rule": "first", "held_out": 10_000}}, Split("first", 50_000), "there")
     assert len(str(error.value).splitlines()) == 2 and "--held-out-first 10000" in str(error.value)
-    with pytest.raises(LeakError, match=r"share of 0\.08 .*first 5 documents"):
-        require_same_split({"split": Split("content", 0.08).to_json()}, Split("first", 5), "there")
+    with pytest.raises(LeakError, match=r"share of 0\.08 .*share of 0\.1"):
+        require_same_split({"split": Split("content", 0.08).to_json()}, Split("content", 0.1), "there")
+    require_same_split({"split": Split("content", 0.08).to_json()}, Split("first", 5), "there")
     require_same_split({"split": {"rule": "first", "held_out": 5}}, Split("first", 5), "there")
     require_same_split({}, Split("first", 5), "there")
     train, held_out = split_first(PARTS, "x", 10)

@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leave-out-copies",
         action="store_true",
-        help="with --held-out-first: drop training documents that are held out",
+        help="with --held-out-first: drop training documents that are held out; with --train-shards: held-out ones "
+        "that were trained on",
     )
     parser.add_argument(
         "--train-shards",
@@ -78,11 +79,13 @@ def run(options: argparse.Namespace, output: Output) -> int:
     data = None if options.train_shards is None else ShardFolder.open(options.train_shards)
     survey = survey_documents(options.inputs)
     output.note(survey.says())
-    train, held_out, split = _divide(options, survey.documents)
-    output.note(f"split: {split.says()}")
     if data is not None:
+        held_out, split = _held_out(options, survey.documents, data, output)
+        output.note(f"split: {split.says()}")
         folder = prepare_held_out(held_out, data, options.out, split=split)
     else:
+        train, held_out, split = _divide(options, survey.documents)
+        output.note(f"split: {split.says()}")
         folder = prepare(train, held_out, _tokenizer(options, train, output), options.out, split=split)
     _show(folder, split, output)
     return 0
@@ -107,7 +110,7 @@ def _require_agreement(options: argparse.Namespace) -> None:
         raise UsageError("--caseops is for SentencePiece, this is --tokenizer bytes")
     if options.contest_normalisation and not (options.caseops and options.tokenizer == "train"):
         raise UsageError("--contest-normalisation is for --caseops with --tokenizer train")
-    if options.leave_out_copies and options.held_out_first is None:
+    if options.leave_out_copies and options.held_out_first is None and options.train_shards is None:
         raise UsageError("--leave-out-copies is for --held-out-first; a split by content holds copies together")
 
 
@@ -122,11 +125,45 @@ def _divide(options: argparse.Namespace, documents: list[bytes]) -> tuple[TrainT
     return *split_documents(documents, name, held_out_share), Split("content", held_out_share)
 
 
+def _held_out(
+    options: argparse.Namespace, documents: list[bytes], data: ShardFolder, output: Output
+) -> tuple[HeldOutText, Split]:
+    """The held-out side alone; without a flag it is divided as `data` was, and a text of no more documents than were
+    held out there is held out whole."""
+    from paramgolf.text.split import Split
+    from paramgolf.text.text import HeldOutText
+    from paramgolf.text.unseen import seen_documents
+
+    own = Split.of_manifest(data.manifest)
+    flagged = options.held_out_first is not None or options.held_out is not None
+    if flagged or own is None:
+        _, held_out, split = _divide(options, documents)
+    else:
+        held_out, split = HeldOutText(f"{options.inputs[0].stem}-held-out", _as_divided(documents, own)), own
+    if options.leave_out_copies:
+        seen = seen_documents(held_out, data.tokenizer, data.train_shards())
+        output.note(f"left out: {len(seen):,} of {len(held_out.documents):,} documents are in the training shards")
+        kept = [document for index, document in enumerate(held_out.documents) if index not in seen]
+        held_out = HeldOutText(held_out.name, kept)
+    return held_out, split
+
+
+def _as_divided(documents: list[bytes], split: Split) -> list[bytes]:
+    """The documents that a split holds out; all, where it holds out as many as there are."""
+    from paramgolf.text.split import split_documents
+
+    if split.rule == "first":
+        return documents[: int(split.held_out)]
+    return list(split_documents(documents, "text", split.held_out)[1].documents)
+
+
 def _tokenizer(options: argparse.Namespace, train: TrainText, output: Output) -> Tokenizer:
     if options.tokenizer != "train":
         from paramgolf.text.tokenizer import load_tokenizer, require_caseops
 
         tokenizer = load_tokenizer(options.tokenizer)
+        if tokenizer.kind == "caseops" and not options.caseops:
+            output.note(f"{options.tokenizer} is a CaseOps model: taken as with --caseops")
         return require_caseops(tokenizer, options.tokenizer) if options.caseops else tokenizer
     from paramgolf.text.caseops_training import train_contest_caseops
     from paramgolf.text.train_tokenizer import train_tokenizer

@@ -156,8 +156,8 @@ def prepare_held_out(
 ) -> ShardFolder:
     """Held-out shards alone, for the training shards of `data` and with their tokenizer, in the new folder `out`.
 
-    Raises `LeakError` if `data` was made with another split, or if a held-out document is among its training documents
-    (compared by the hash of their tokens); else as `prepare`.
+    Raises `LeakError` if `data` was divided by the same rule with another number, or if a held-out document is among
+    its training documents (compared by the hash of their tokens); else as `prepare`.
     """
     if split is not None:
         require_same_split(data.manifest, split, str(data.path))

@@ -21,7 +21,7 @@ _MARK = "_bytes_"
 
 def is_sidecar(name: str) -> bool:
     """Whether a file of this name holds bytes, not tokens; the contest's own pattern for shards matches both."""
-    return _MARK in name
+    return f"_val{_MARK}" in name
 
 
 def sidecar_path(shard: Path) -> Path:
