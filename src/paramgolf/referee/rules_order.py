@@ -38,8 +38,8 @@ def document_order(found: Evidence, _: Limits) -> Finding:
         numbers |= {"side_bpb": order.side_bits / size, "permutation_bpb": alone / size}
     if kind == "permuted-stateless":
         says = (
-            f"{kind}: documents were scored {order.order}, and no credit depends on the ones before, by its own account "
-            f"(score.json: adapt {adapt[:40]!r}; a text that is scored again shows it)."
+            f"{kind}: documents were scored {order.order}, and no credit depends on the ones before, by its own "
+            f"account (score.json: adapt {adapt[:40]!r}; a text that is scored again shows it)."
         )
         return Finding(RULE, "PASS", says, numbers)
     says = (
