@@ -254,6 +254,6 @@ def test_a_model_without_operators_is_no_caseops_model(texts: Path, tmp_path: Pa
     assert "is no CaseOps model: it lacks user-defined symbols" in capsys.readouterr().err
     made = ["data", "prepare", str(texts), "--caseops", "--vocab-size", "300", "--out", str(tmp_path / "c")]
     assert main(made) == 0 and "is a CaseOps model" not in capsys.readouterr().err
-    words = ["data", "prepare", str(texts), "--tokenizer", str(tmp_path / "c" / "tokenizer.model")]
+    words = ["data", "prepare", str(texts), "--tokenizer", str(tmp_path / "c" / "tokenizer_caseops.model")]
     assert main([*words, "--out", str(tmp_path / "d")]) == 0
-    assert "tokenizer.model is a CaseOps model: taken as with --caseops" in capsys.readouterr().err
+    assert "tokenizer_caseops.model is a CaseOps model: taken as with --caseops" in capsys.readouterr().err
