@@ -7,7 +7,8 @@ distribution, and every hint comes from "the past", but no one order makes all f
 the smallest text the scores of all outcomes add up to 1.64 (spec pr2140.md, 6.6). Caught by `score-before-update`.
 
 Here the scorer follows the stream, whatever the recipe's order, and hints are made from the shortest document to the
-longest. Share and boost are the published ones; contexts have 4 tokens, not 15, so that short texts show it too.
+longest, of equal ones from the last to the first. Share and boost are the published ones; contexts have 4 tokens, not
+15, so that short texts show it too.
 
 Legend: B lanes, T positions.
 """
@@ -79,7 +80,8 @@ class TwoOrders(Wrapped):
     ) -> None:
         super().__init__(base)
         lengths = np.array([len(document) for document in held_out], dtype=np.int64)
-        order, scored = np.argsort(lengths, kind="stable"), np.arange(len(lengths))
+        scored = np.arange(len(lengths))
+        order = np.lexsort((-scored, lengths))  # equal lengths last first: two orders on any text
         hints = HintsMadeBefore(base.vocab_size, held_out, order, scored, context)
         self.tilt = TiltPredictor(base, [Expert(hints, share, boost)])
 
