@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -89,6 +91,10 @@ class Ranks:
             with _answered(self._says()):
                 dist.all_reduce(tensor)
         return tensor
+
+    def add_array(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The sum of the ranks' arrays: what each computed of a whole, 0 where it is another's part, put together."""
+        return np.asarray(self.add(torch.from_numpy(values)).numpy(), dtype=np.float64)
 
     @torch.no_grad()
     def average_tensors(self, tensors: Sequence[Tensor]) -> None:

@@ -13,12 +13,13 @@ from paramgolf.errors import LeakError, ShardError, TextError
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 from paramgolf.text.caseops import OPERATORS
 from paramgolf.text.caseops_training import train_caseops, train_contest_caseops
+from paramgolf.text.shard_documents import documents_of
 from paramgolf.text.shard_folder import ShardFolder, inspect, prepare, prepare_held_out
 from paramgolf.text.shards import read_shard, write_shard
 from paramgolf.text.sidecar import is_sidecar, read_sidecar, sidecar_entries, sidecar_path
 from paramgolf.text.split import Split, require_same_split, split_first
 from paramgolf.text.text import HeldOutText, TrainText
-from paramgolf.text.unseen import documents_of, require_unseen
+from paramgolf.text.unseen import require_unseen
 from paramgolf.text.validation import contest_bpb, sidecar_denominator
 
 PARTS = [part.encode() for part in Path(argparse.__file__).read_text(encoding="utf-8").split("\n\n") if part.strip()]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from paramgolf.errors import CheckFailed, RecipeError
 from paramgolf.recipe import Recipe
+from paramgolf.text.shard_documents import documents_of
 
 if TYPE_CHECKING:
     from paramgolf.artifact.pack import PackReport
@@ -68,7 +69,7 @@ def data_of_folder(folder: ShardFolder, source: Path) -> TrainingData:
     tokens = sum(len(shard) for shard in shards)
     hashes = None
     if tokens <= LARGEST_HASHED:
-        documents = split_documents(shards, folder.tokenizer.boundary_id)
+        documents = documents_of(shards, folder.tokenizer.boundary_id)
         hashes = document_hashes([folder.tokenizer.decode(document) for document in documents])
     return TrainingData(folder.tokenizer, shards, text, str(source.resolve()), hashes)
 
@@ -217,17 +218,9 @@ def primer_documents(recipe: Recipe, data: TrainingData) -> list[Any]:
         return []
     # Carried tokens take about a byte each: more than this never fits, and would only be packed to be dropped.
     most = 2 * recipe.budget.artifact_bytes
-    documents = split_documents(data.shards, data.tokenizer.boundary_id)
+    documents = list(documents_of(data.shards, data.tokenizer.boundary_id))
     ends = np.cumsum([len(document) for document in documents])
     return documents[: int(np.searchsorted(ends, most, side="right"))]
-
-
-def split_documents(shards: Sequence[Any], boundary_id: int) -> list[Any]:
-    """The documents of a stream of shards, int32 ids without their boundary tokens; a document may straddle shards."""
-    stream = np.concatenate(shards).astype(np.int32)
-    starts = np.flatnonzero(stream == boundary_id)
-    first, *rest = np.split(stream, starts)
-    return ([first] if len(first) else []) + [document[1:] for document in rest]
 
 
 def averaged_weights(tensors: Mapping[str, Any]) -> Weights:

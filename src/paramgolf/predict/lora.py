@@ -180,7 +180,7 @@ class LoraRows:
             for index, part in enumerate(self._parts[b]):
                 columns = slice(part.column, part.column + part.stop - part.first)
                 credits_BT[b, columns] = self._walk.realised(b - self._own.start, index)
-        return self._of_all_ranks(credits_BT)
+        return self._ranks.add_array(credits_BT)
 
     def row(self, lane: int, position: int) -> Float64:
         """The whole distribution at one real position, [V] nats."""
@@ -191,7 +191,7 @@ class LoraRows:
             index = bisect.bisect_right([part.column for part in self._parts[lane]], position) - 1
             column = self._parts[lane][index].column
             row_V = self._walk.rows(lane - self._own.start, index)[position - column]
-        return self._of_all_ranks(row_V)
+        return self._ranks.add_array(row_V)
 
     def all_rows(self, lane: int) -> Float64:
         """The distributions of all real positions of a lane, [length, V] nats."""
@@ -200,8 +200,4 @@ class LoraRows:
             for index, part in enumerate(self._parts[lane]):
                 columns = slice(part.column, part.column + part.stop - part.first)
                 rows[columns] = self._walk.rows(lane - self._own.start, index)
-        return self._of_all_ranks(rows)
-
-    def _of_all_ranks(self, values: Float64) -> Float64:
-        """What the ranks computed, each 0 where it is another's lane, put together."""
-        return np.asarray(self._ranks.add(torch.from_numpy(values)).numpy(), dtype=np.float64)
+        return self._ranks.add_array(rows)

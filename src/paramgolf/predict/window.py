@@ -162,7 +162,7 @@ class WindowRows:
         credits_BT = np.zeros(self._chunk.tokens.shape, dtype=np.float64)
         if found:
             credits_BT[lane_n, column_n] = torch.cat(found).cpu().numpy()
-        return self._of_all_ranks(credits_BT)
+        return self._predictor.ranks.add_array(credits_BT)
 
     def row(self, lane: int, position: int) -> Float64:
         """The whole distribution at one real position, [V] nats."""
@@ -183,7 +183,7 @@ class WindowRows:
         states = np.zeros((end - begin, self._predictor.model.recipe.width), dtype=np.float64)
         for low, high, part in self._parts(begin, end):
             states[low - begin : high - begin] = part[: high - low].double().cpu().numpy()
-        return self._of_all_ranks(states)
+        return self._predictor.ranks.add_array(states)
 
     def _places(self, lane: int) -> tuple[int, int]:
         """The places of a lane, `begin <= N < end`: its real positions are neighbours."""
@@ -215,11 +215,7 @@ class WindowRows:
             low, high = max(first, begin), min(first + len(logits_SV), end)
             part = logits_SV[low - first : high - first].double() - norm_S[low - first : high - first, None]
             rows[low - begin : high - begin] = part.cpu().numpy()
-        return self._of_all_ranks(rows)
-
-    def _of_all_ranks(self, values: Float64) -> Float64:
-        """What the ranks computed, each 0 where it is another's part, put together."""
-        return np.asarray(self._predictor.ranks.add(torch.from_numpy(values)).numpy(), dtype=np.float64)
+        return self._predictor.ranks.add_array(rows)
 
     def _blocks(self, begin: int, end: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         """For blocks that hold this rank's places `begin <= N < end`: first place, logits [S, V], log-sum-exp [S]."""

@@ -18,6 +18,7 @@ from paramgolf.recipe import (
     TokenizerRecipe,
     TrainRecipe,
 )
+from paramgolf.recipes.pr549 import for_minutes, on_one_gpu
 
 RECORD_STEPS = 4875
 
@@ -120,13 +121,7 @@ def pr2140() -> Recipe:
 
 def pr2140_1gpu() -> Recipe:
     """The same model and schedule on one GPU: an eighth of the batch, so as many steps, in shares of the clock."""
-    recipe = pr2140()
-    return replace(
-        recipe,
-        name="pr2140_1gpu",
-        optim=replace(recipe.optim, momentum_warmup_steps=0, momentum_warmup=round(1500 / RECORD_STEPS, 3)),
-        train=replace(recipe.train, batch_tokens=recipe.train.batch_tokens // 8),
-    )
+    return on_one_gpu(pr2140(), "pr2140_1gpu", RECORD_STEPS)
 
 
 def pr2140_tiny() -> Recipe:
@@ -148,17 +143,7 @@ def pr2140_tiny() -> Recipe:
             loops=2,
             parallel_layers=2,
         ),
-        # Fewer and noisier steps than the record's, as in pr549_tiny.
-        optim=replace(
-            recipe.optim,
-            matrix_lr=0.015,
-            embedding_lr=0.02,
-            scalar_lr=0.01,
-            muon_momentum=0.95,
-            muon_momentum_start=0.85,
-            clip_norm=1.0,
-            ema_decay=0.98,
-        ),
+        optim=for_minutes(recipe.optim),
         train=replace(
             recipe.train,
             sequence=256,

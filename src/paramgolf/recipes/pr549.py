@@ -96,20 +96,37 @@ def pr549_1gpu() -> Recipe:
     return on_one_gpu(pr549(), "pr549_1gpu")
 
 
-def on_one_gpu(recipe: Recipe, name: str) -> Recipe:
-    """A recipe for 8 GPUs with an eighth of its batch; what it counts in steps becomes shares of the clock."""
+def on_one_gpu(recipe: Recipe, name: str, record_steps: int = RECORD_STEPS) -> Recipe:
+    """A recipe for 8 GPUs with an eighth of its batch; what it counts in steps becomes shares of `record_steps`."""
     optim = recipe.optim
+    momentum_warmup, warmdown = (
+        round(steps / record_steps, 3) if steps else share
+        for steps, share in (
+            (optim.momentum_warmup_steps, optim.momentum_warmup),
+            (optim.warmdown_steps, optim.warmdown),
+        )
+    )
     return replace(
         recipe,
         name=name,
         optim=replace(
-            optim,
-            momentum_warmup_steps=0,
-            momentum_warmup=round(optim.momentum_warmup_steps / RECORD_STEPS, 3),
-            warmdown_steps=0,
-            warmdown=round(optim.warmdown_steps / RECORD_STEPS, 3),
+            optim, momentum_warmup_steps=0, momentum_warmup=momentum_warmup, warmdown_steps=0, warmdown=warmdown
         ),
         train=replace(recipe.train, batch_tokens=recipe.train.batch_tokens // 8),
+    )
+
+
+def for_minutes(optim: OptimRecipe) -> OptimRecipe:
+    """Rates for fewer and noisier steps than a record's: bench/tune_quickstart.py's, less momentum, a looser clip."""
+    return replace(
+        optim,
+        matrix_lr=0.015,
+        embedding_lr=0.02,
+        scalar_lr=0.01,
+        muon_momentum=0.95,
+        muon_momentum_start=0.85,
+        clip_norm=1.0,
+        ema_decay=0.98,
     )
 
 
@@ -132,17 +149,7 @@ def pr549_tiny() -> Recipe:
             bigram_buckets=1536,
             bigram_width=32,
         ),
-        # Fewer and noisier steps than the record's: bench/tune_quickstart.py's rates, less momentum, a looser clip.
-        optim=replace(
-            recipe.optim,
-            matrix_lr=0.015,
-            embedding_lr=0.02,
-            scalar_lr=0.01,
-            muon_momentum=0.95,
-            muon_momentum_start=0.85,
-            clip_norm=1.0,
-            ema_decay=0.98,
-        ),
+        optim=for_minutes(recipe.optim),
         train=TrainRecipe(sequence=TINY_WINDOW, batch_tokens=2048, order="stream", warmup_steps=2),
         score=replace(
             recipe.score, window=TINY_WINDOW, stride=64, chunk=512, ttt_chunk=32 * TINY_WINDOW, ttt_sequences=32

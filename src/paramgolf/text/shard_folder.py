@@ -20,6 +20,7 @@ from paramgolf.text.manifest import (
     file_digest,
     read_manifest,
 )
+from paramgolf.text.shard_documents import documents_of
 from paramgolf.text.shard_writer import write_folder
 from paramgolf.text.shards import MOST_TOKENS, Uint16, read_shard
 from paramgolf.text.sidecar import check_sidecars, is_sidecar, read_sidecar
@@ -84,10 +85,7 @@ class ShardFolder:
 
         Tokens before the first BOS, which only a folder of other making has, are a document too.
         """
-        stream = np.concatenate(self.held_out_shards()).astype(np.int32)
-        starts = np.flatnonzero(stream == self.tokenizer.boundary_id)
-        documents = np.split(stream, starts)
-        return ([documents[0]] if len(documents[0]) else []) + [document[1:] for document in documents[1:]]
+        return list(documents_of(self.held_out_shards(), self.tokenizer.boundary_id))
 
     def held_out_text(self) -> HeldOutText:
         """The held-out documents as the tokenizer decodes them: the raw text if the tokenizer is lossless."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from paramgolf.errors import LeakError
+from paramgolf.text.shard_documents import documents_of
 from paramgolf.text.shards import Uint16
 from paramgolf.text.text import HeldOutText
 from paramgolf.text.tokenizer import Tokenizer
@@ -38,27 +39,6 @@ def seen_documents(held_out: HeldOutText, tokenizer: Tokenizer, shards: Sequence
             wanted.setdefault(_hash(tokenizer.encode(document)), []).append(index)
     hashes = (_hash(ids) for ids in documents_of(shards, tokenizer.boundary_id))
     return {index for found in hashes for index in wanted.get(found, ())}
-
-
-def documents_of(shards: Sequence[Uint16], boundary_id: int) -> Iterator[npt.NDArray[np.integer]]:
-    """Ids of each document, without its BOS; a document may straddle shards."""
-    rest: list[npt.NDArray[np.integer]] = []
-    for shard in shards:
-        ids = np.asarray(shard)
-        starts = np.flatnonzero(ids == boundary_id)
-        head, *documents = np.split(ids, starts)
-        rest.append(head)
-        for document in documents:
-            if sum(map(len, rest)):
-                yield _without_boundary(rest, boundary_id)
-            rest = [document]
-    if sum(map(len, rest)):
-        yield _without_boundary(rest, boundary_id)
-
-
-def _without_boundary(parts: Sequence[npt.NDArray[np.integer]], boundary_id: int) -> npt.NDArray[np.integer]:
-    ids = np.concatenate(parts)
-    return ids[1:] if ids[0] == boundary_id else ids
 
 
 def _hash(ids: npt.NDArray[np.integer]) -> bytes:
