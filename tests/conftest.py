@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -13,8 +15,19 @@ import pytest
 @pytest.fixture(scope="session")
 def plain_gpt() -> ModuleType:
     """The model of every recipe in plain NumPy, float64: `plain_gpt.logits(weights, recipe, tokens, ...)`."""
-    name = "plain_gpt"
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "model" / "plain_gpt.py")
+    return load("model/plain_gpt.py")
+
+
+@pytest.fixture(scope="session")
+def on_ranks() -> Callable[..., list[Any]]:
+    """`on_ranks(world, work)`: what `work(ranks)` gives on each of `world` ranks, which are threads."""
+    return load("thread_ranks.py").on_ranks
+
+
+def load(path: str) -> ModuleType:
+    """A module beside the tests: pytest's way of importing lets no test import another file."""
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -1,8 +1,8 @@
 """Grokfast adds the running mean of the gradients that all ranks agree on, each rank keeping its own matrices' part."""
 
 import dataclasses
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import torch
 from paramgolf.optim.grokfast import Grokfast
 from paramgolf.optim.groups import build_optimizers
 from paramgolf.optim.optimizers import Optimizers
-from paramgolf.ranks import Pending, Ranks
+from paramgolf.ranks import Ranks
 from paramgolf.recipe import OptimRecipe
 
 RECIPE = OptimRecipe(
@@ -37,40 +37,6 @@ class Model:
 
     def named_parameters(self):  # type: ignore[no-untyped-def]  # as torch's
         return self.held.items()
-
-
-class Wire:
-    """What the threads of one test share: a place for each rank's tensor, and two meetings a collective."""
-
-    def __init__(self, world: int) -> None:
-        self.given: list[torch.Tensor] = [torch.empty(0)] * world
-        self.barrier = threading.Barrier(world, timeout=60)
-
-    def gather(self, rank: int, tensor: torch.Tensor) -> list[torch.Tensor]:
-        self.given[rank] = tensor.clone()
-        self.barrier.wait()
-        taken = list(self.given)
-        self.barrier.wait()
-        return taken
-
-
-@dataclasses.dataclass(frozen=True)
-class ThreadRanks(Ranks):
-    """Ranks that are threads of this process."""
-
-    wire: Wire = dataclasses.field(default_factory=lambda: Wire(1))
-
-    def add(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.copy_(torch.stack(self.wire.gather(self.rank, tensor)).sum(dim=0))
-
-    def start_average_scatter(self, part: torch.Tensor, whole: torch.Tensor) -> Pending:
-        mean = torch.stack(self.wire.gather(self.rank, whole)).mean(dim=0)
-        part.copy_(mean[self.rank * len(part) : (self.rank + 1) * len(part)])
-        return Pending()
-
-    def start_gather(self, whole: torch.Tensor, part: torch.Tensor) -> Pending:
-        whole.copy_(torch.cat(self.wire.gather(self.rank, part)))
-        return Pending()
 
 
 def steps(model: Model, optimizers: Optimizers, ranks: Ranks, which: range) -> None:
@@ -145,7 +111,7 @@ def test_without_it_there_is_no_state() -> None:
 
 @pytest.mark.parametrize("order", ["after", "before"])
 @pytest.mark.parametrize("back", [1, 2])
-def test_two_ranks_share_the_means(back: int, order: str) -> None:
+def test_two_ranks_share_the_means(on_ranks: Callable[..., list[Any]], back: int, order: str) -> None:
     """Two ranks step as one with the mean gradient, keep half the banks' means each, and hand over to any number."""
     # Clipping each rank's own gradient is another algorithm: without a limit both orders are the same.
     recipe = dataclasses.replace(RECIPE, clip=order, clip_norm=1e9)
@@ -163,9 +129,7 @@ def test_two_ranks_share_the_means(back: int, order: str) -> None:
         assert own.grokfast is not None
         return model, means, momentum, len(own.grokfast.means[model.held["banks.up"]])
 
-    wire, again = Wire(2), Wire(back)
-    with ThreadPoolExecutor(2) as pool:
-        halves = list(pool.map(first, [ThreadRanks(rank, 2, wire=wire) for rank in range(2)]))
+    halves = on_ranks(2, first)
     assert [half[3] for half in halves] == [4, 3]
     model, means, momentum, _ = halves[0]
     assert all(torch.equal(means[name], halves[1][1][name]) for name in SHAPES)
@@ -174,7 +138,7 @@ def test_two_ranks_share_the_means(back: int, order: str) -> None:
     def second(ranks: Ranks) -> Model:
         mine = Model()
         own = build_optimizers(mine, recipe, ranks)  # type: ignore[arg-type]
-        steps(mine, own, Ranks() if ranks.world == 1 else ranks, range(3))  # AdamW's moments; the rest is replaced
+        steps(mine, own, ranks, range(3))  # AdamW's moments; the rest is replaced
         with torch.no_grad():
             for name, parameter in mine.held.items():
                 parameter.copy_(model.held[name])
@@ -183,8 +147,6 @@ def test_two_ranks_share_the_means(back: int, order: str) -> None:
         steps(mine, own, ranks, range(3, 5))
         return mine
 
-    with ThreadPoolExecutor(back) as pool:
-        ended = list(pool.map(second, [ThreadRanks(r, back, wire=again) if back > 1 else Ranks() for r in range(back)]))
-    for each in ended:
+    for each in on_ranks(back, second) if back > 1 else [second(Ranks())]:
         for name, parameter in each.held.items():
             np.testing.assert_allclose(parameter.detach(), alone.held[name].detach(), rtol=0, atol=1e-5, err_msg=name)

@@ -1,9 +1,8 @@
 """Muon as PR #2140 has it: Polar-Express polynomials, rows of length one, and the oracles of spec pr2140.md 9.2."""
 
-import dataclasses
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from paramgolf.model.arithmetic import parameter_shapes
 from paramgolf.optim.groups import assign, build_optimizers
 from paramgolf.optim.muon import Muon
 from paramgolf.optim.newton_schulz import POLAR_EXPRESS, iterate, normalise_rows, orthogonalise
-from paramgolf.ranks import Pending, Ranks
+from paramgolf.ranks import Ranks
 from paramgolf.recipe import OptimRecipe
 from paramgolf.recipes.pr2140 import pr2140
 
@@ -146,42 +145,10 @@ def test_decay_comes_first_and_tall_matrices_step_further() -> None:
         torch.testing.assert_close(weight.detach(), start * 0.95 - 0.1 * scale * step, rtol=0, atol=1e-12)
 
 
-class Wire:
-    """A place for each rank's tensor, and two meetings a collective."""
-
-    def __init__(self, world: int) -> None:
-        self.given: list[torch.Tensor] = [torch.empty(0)] * world
-        self.barrier = threading.Barrier(world, timeout=60)
-
-    def gather(self, rank: int, tensor: torch.Tensor) -> list[torch.Tensor]:
-        self.given[rank] = tensor.clone()
-        self.barrier.wait()
-        taken = list(self.given)
-        self.barrier.wait()
-        return taken
-
-
-@dataclasses.dataclass(frozen=True)
-class ThreadRanks(Ranks):
-    """Ranks that are threads of this process."""
-
-    wire: Wire = dataclasses.field(default_factory=lambda: Wire(1))
-
-    def start_average_scatter(self, part: torch.Tensor, whole: torch.Tensor) -> Pending:
-        mean = torch.stack(self.wire.gather(self.rank, whole)).mean(dim=0)
-        part.copy_(mean[self.rank * len(part) : (self.rank + 1) * len(part)])
-        return Pending()
-
-    def start_gather(self, whole: torch.Tensor, part: torch.Tensor) -> Pending:
-        whole.copy_(torch.cat(self.wire.gather(self.rank, part)))
-        return Pending()
-
-
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 7), st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3))
-def test_sharded_equals_one_rank(shapes: list[tuple[int, int, int]]) -> None:
+def test_sharded_equals_one_rank(on_ranks: Callable[..., list[Any]], shapes: list[tuple[int, int, int]]) -> None:
     """Three ranks that share banks of any size take the steps that one takes with the mean gradient."""
-    wire = Wire(3)
 
     def drawn(seed: int) -> list[torch.Tensor]:
         draw = torch.Generator().manual_seed(seed)
@@ -198,9 +165,7 @@ def test_sharded_equals_one_rank(shapes: list[tuple[int, int, int]]) -> None:
             muon.step()
         return [w.detach() for w in weights]
 
-    with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(moved, [ThreadRanks(rank, 3, wire=wire) for rank in range(3)]))
-    for each in found:
+    for each in on_ranks(3, moved):
         for one, other in zip(each, moved(Ranks()), strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
 

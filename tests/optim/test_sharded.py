@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from paramgolf.optim.groups import build_optimizers
 from paramgolf.optim.optimizers import Optimizers
-from paramgolf.ranks import Pending, Ranks
+from paramgolf.ranks import Ranks
 from paramgolf.recipe import OptimRecipe
 
+OnRanks = Callable[..., list[Any]]
 RECIPE = OptimRecipe(
     matrix_lr=0.1,
     embedding_lr=0.05,
@@ -25,42 +26,6 @@ RECIPE = OptimRecipe(
     scalar_weight_decay=0.1,
     clip_norm=1.0,
 )
-
-
-class Wire:
-    """What the threads of one test share: a place for each rank's tensor, and two meetings a collective."""
-
-    def __init__(self, world: int) -> None:
-        self.given: list[torch.Tensor] = [torch.empty(0)] * world
-        self.barrier = threading.Barrier(world, timeout=60)
-
-    def gather(self, rank: int, tensor: torch.Tensor) -> list[torch.Tensor]:
-        self.given[rank] = tensor.clone()
-        self.barrier.wait()
-        taken = list(self.given)
-        self.barrier.wait()
-        return taken
-
-
-@dataclasses.dataclass(frozen=True)
-class ThreadRanks(Ranks):
-    """Ranks that are threads of this process."""
-
-    wire: Wire = dataclasses.field(default_factory=lambda: Wire(1))
-
-    def add(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.copy_(torch.stack(self.wire.gather(self.rank, tensor)).sum(dim=0))
-
-    def start_average_scatter(self, part: torch.Tensor, whole: torch.Tensor) -> Pending:
-        assert part.is_contiguous() and whole.is_contiguous() and len(whole) == self.world * len(part)
-        mean = torch.stack(self.wire.gather(self.rank, whole)).mean(dim=0)
-        part.copy_(mean[self.rank * len(part) : (self.rank + 1) * len(part)])
-        return Pending()
-
-    def start_gather(self, whole: torch.Tensor, part: torch.Tensor) -> Pending:
-        assert part.is_contiguous() and whole.is_contiguous() and len(whole) == self.world * len(part)
-        whole.copy_(torch.cat(self.wire.gather(self.rank, part)))
-        return Pending()
 
 
 class Tiny(torch.nn.Module):
@@ -96,15 +61,6 @@ def moved(
     return model, optimizers, norms
 
 
-def together(
-    banks: list[tuple[int, ...]], recipe: OptimRecipe, world: int
-) -> list[tuple[Tiny, Optimizers, list[float]]]:
-    wire = Wire(world)
-    with ThreadPoolExecutor(world) as pool:
-        ranks = [ThreadRanks(rank, world, wire=wire) for rank in range(world)]
-        return list(pool.map(lambda r: moved(banks, recipe, r, range(3)), ranks))
-
-
 def alone(banks: list[tuple[int, ...]], recipe: OptimRecipe, world: int) -> tuple[Tiny, Optimizers, list[float]]:
     """One process with the mean of the ranks' gradients, each clipped first if the recipe says so; plain arithmetic."""
     model = Tiny(banks)
@@ -134,10 +90,10 @@ def clipped(tensors: list[torch.Tensor], limit: float) -> list[torch.Tensor]:
     return [t * min(1.0, limit / (norm_of(tensors) + 1e-6)) for t in tensors]
 
 
-def assert_equal(banks: list[tuple[int, ...]], recipe: OptimRecipe, world: int) -> None:
+def assert_equal(on_ranks: OnRanks, banks: list[tuple[int, ...]], recipe: OptimRecipe, world: int) -> None:
     expected, optimizers, norms = alone(banks, recipe, world)
     momentum = list(optimizers.muon.momentum().values())
-    for model, own, seen in together(banks, recipe, world):
+    for model, own, seen in on_ranks(world, lambda ranks: moved(banks, recipe, ranks, range(3))):
         assert seen == pytest.approx(norms, rel=1e-12)
         for parameter, wanted in zip(model.parameters(), expected.parameters(), strict=True):
             np.testing.assert_allclose(parameter.detach(), wanted.detach(), rtol=0, atol=1e-9)
@@ -148,10 +104,10 @@ def assert_equal(banks: list[tuple[int, ...]], recipe: OptimRecipe, world: int) 
 
 @pytest.mark.parametrize("order", ["after", "before"])
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
-def test_uneven_banks_on_several_ranks(world: int, order: str) -> None:
+def test_uneven_banks_on_several_ranks(on_ranks: OnRanks, world: int, order: str) -> None:
     """Banks of 11 and 22 matrices, a matrix alone, and a bank smaller than the world, in both orders of clipping."""
     banks = [(22, 4, 4), (11, 6, 4), (11, 4, 6), (2, 3, 3), (3, 5)]
-    assert_equal(banks, dataclasses.replace(RECIPE, clip=order), world)
+    assert_equal(on_ranks, banks, dataclasses.replace(RECIPE, clip=order), world)
 
 
 @settings(max_examples=15, deadline=None)
@@ -159,15 +115,14 @@ def test_uneven_banks_on_several_ranks(world: int, order: str) -> None:
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=4),
     st.integers(2, 5),
 )
-def test_any_banks_on_any_ranks(banks: list[tuple[int, ...]], world: int) -> None:
+def test_any_banks_on_any_ranks(on_ranks: OnRanks, banks: list[tuple[int, ...]], world: int) -> None:
     """Whatever the sizes, the sharded steps are those of one process."""
-    assert_equal(banks, RECIPE, world)
+    assert_equal(on_ranks, banks, RECIPE, world)
 
 
 @pytest.mark.parametrize("order,expected", [("before", (0.12, 0.16)), ("after", (0.18, 0.24))])
-def test_order_of_clipping(order: str, expected: tuple[float, float]) -> None:
+def test_order_of_clipping(on_ranks: OnRanks, order: str, expected: tuple[float, float]) -> None:
     """Spec pr549.md 8.6: ranks (3, 4) and (.06, .08), limit .3: (.12, .16) if clipped first, else (.18, .24)."""
-    wire = Wire(2)
 
     def clip(ranks: Ranks) -> list[float]:
         model = Tiny([(1, 1, 2)])
@@ -177,16 +132,14 @@ def test_order_of_clipping(order: str, expected: tuple[float, float]) -> None:
         optimizers.reduce([])
         return [row for part in optimizers.muon.gradients() for row in part.flatten().tolist()]
 
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(clip, [ThreadRanks(rank, 2, wire=wire) for rank in range(2)])
+    first, second = on_ranks(2, clip)
     assert first == pytest.approx(expected, abs=1e-6)  # rank 0 owns the only matrix
     assert second == []
 
 
 @pytest.mark.parametrize("order", ["after", "before"])
-def test_a_broken_gradient_shows_on_all_ranks(order: str) -> None:
+def test_a_broken_gradient_shows_on_all_ranks(on_ranks: OnRanks, order: str) -> None:
     """One NaN on one rank makes the norm no number on every rank, also on those that own nothing of its bank."""
-    wire = Wire(3)
 
     def norm(ranks: Ranks) -> float:
         model = Tiny([(1, 2, 2)])
@@ -197,15 +150,13 @@ def test_a_broken_gradient_shows_on_all_ranks(order: str) -> None:
             model.banks[0].grad[0, 1, 1] = math.nan
         return optimizers.reduce([]).grad_norm
 
-    with ThreadPoolExecutor(3) as pool:
-        assert all(map(math.isnan, pool.map(norm, [ThreadRanks(rank, 3, wire=wire) for rank in range(3)])))
+    assert all(map(math.isnan, on_ranks(3, norm)))
 
 
 @pytest.mark.parametrize("new_world", [1, 2, 5])
-def test_momentum_moves_to_another_number_of_ranks(new_world: int) -> None:
+def test_momentum_moves_to_another_number_of_ranks(on_ranks: OnRanks, new_world: int) -> None:
     """The momentum that three ranks hand over is one process's, and each of any number of ranks takes its part."""
     banks = [(7, 3, 2), (2, 2, 4)]
-    wire, new_wire = Wire(3), Wire(new_world)
     expected = list(alone(banks, RECIPE, 3)[1].muon.momentum().values())
 
     def hand_over(ranks: Ranks) -> list[torch.Tensor]:
@@ -217,10 +168,8 @@ def test_momentum_moves_to_another_number_of_ranks(new_world: int) -> None:
         muon.load_momentum(dict(zip(model.banks, whole, strict=True)))
         return list(muon.momentum().values())
 
-    with ThreadPoolExecutor(3) as pool:
-        for whole in pool.map(hand_over, [ThreadRanks(rank, 3, wire=wire) for rank in range(3)]):
-            for one, wanted in zip(whole, expected, strict=True):
-                np.testing.assert_allclose(one, wanted, rtol=0, atol=1e-9)
-    with ThreadPoolExecutor(new_world) as pool:
-        for again in pool.map(take, [ThreadRanks(rank, new_world, wire=new_wire) for rank in range(new_world)]):
-            assert all(torch.equal(one, other) for one, other in zip(again, whole, strict=True))
+    for whole in on_ranks(3, hand_over):
+        for one, wanted in zip(whole, expected, strict=True):
+            np.testing.assert_allclose(one, wanted, rtol=0, atol=1e-9)
+    for again in on_ranks(new_world, take):
+        assert all(torch.equal(one, other) for one, other in zip(again, whole, strict=True))

@@ -7,14 +7,13 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from paramgolf.clock import Phase
 from paramgolf.model.gpt import GPT
@@ -63,6 +62,7 @@ with open_ranks(60.0) as ranks:
     assert found.audit.passed()
     np.save(f"{sys.argv[1]}/{ranks.rank}of{ranks.world}.npy", found.bits)
 """
+OnRanks = Callable[..., list[Any]]
 V, BOUNDARY = 30, 1
 MODEL = ModelRecipe(layers=2, width=16, heads=2, kv_heads=1)
 SCORE = ScoreRecipe(
@@ -79,33 +79,6 @@ def one_thread() -> object:
     torch.set_num_threads(threads)
 
 
-class Meeting:
-    """Where the threads that play ranks exchange values."""
-
-    def __init__(self, world: int) -> None:
-        self.values: list[object] = [None] * world
-        self.barrier = threading.Barrier(world, timeout=60)
-
-    def exchange(self, rank: int, value: object) -> list[object]:
-        self.values[rank] = value
-        self.barrier.wait()
-        found = list(self.values)
-        self.barrier.wait()
-        return found
-
-
-@dataclasses.dataclass(frozen=True)
-class ThreadRanks(Ranks):
-    """Ranks that are threads; a collective that not all of them enter times out."""
-
-    meeting: Meeting | None = None
-
-    def add(self, tensor: Tensor) -> Tensor:
-        parts = self.meeting.exchange(self.rank, tensor.clone())
-        assert len({part.shape for part in parts}) == 1
-        return tensor.copy_(sum(parts[1:], parts[0]))
-
-
 def score_on(ranks: Ranks, lanes: int, recipe: ScoreRecipe = SCORE) -> Score:
     generator = torch.Generator().manual_seed(0)
     model = GPT(MODEL, V)
@@ -119,21 +92,17 @@ def score_on(ranks: Ranks, lanes: int, recipe: ScoreRecipe = SCORE) -> Score:
     return score(predictor, DOCUMENTS, order, BOUNDARY, phase=phase, **given)
 
 
-def together(world: int, lanes: int, recipe: ScoreRecipe = SCORE) -> list[Score]:
-    meeting = Meeting(world)
-    with ThreadPoolExecutor(world) as pool:
-        ranks = [ThreadRanks(rank, world, torch.device("cpu"), meeting) for rank in range(world)]
-        return list(pool.map(lambda own: score_on(own, lanes, recipe), ranks))
-
-
 @pytest.mark.parametrize(
     ("world", "lanes", "keeps_inner"),
     [(2, 3, True), (3, 2, False), pytest.param(2, 1, False, marks=pytest.mark.slow)],
 )
-def test_any_number_of_ranks_gives_the_score_of_one(world: int, lanes: int, keeps_inner: bool) -> None:
+def test_any_number_of_ranks_gives_the_score_of_one(
+    on_ranks: OnRanks, world: int, lanes: int, keeps_inner: bool
+) -> None:
     """Also with more ranks than lanes: all hold the same bits and counts, those of one rank to 1e-4."""
     recipe = dataclasses.replace(SCORE, lora_keeps_inner=keeps_inner)
-    alone, found = score_on(Ranks(), lanes, recipe), together(world, lanes, recipe)
+    alone = score_on(Ranks(), lanes, recipe)
+    found = on_ranks(world, lambda ranks: score_on(ranks, lanes, recipe))
     for of_rank in found:
         np.testing.assert_array_equal(of_rank.bits, found[0].bits)
         assert of_rank.learning.updates == alone.learning.updates > 10
@@ -141,9 +110,10 @@ def test_any_number_of_ranks_gives_the_score_of_one(world: int, lanes: int, keep
     np.testing.assert_allclose(found[0].bits, alone.bits, atol=1e-4)
 
 
-def test_all_ranks_hear_of_a_lane_that_broke() -> None:
+def test_all_ranks_hear_of_a_lane_that_broke(on_ranks: OnRanks) -> None:
     """The record is the same on every rank, whoever has the lane."""
-    found = together(2, 3, dataclasses.replace(SCORE, lora_alpha=1e38, global_documents=0))
+    recipe = dataclasses.replace(SCORE, lora_alpha=1e38, global_documents=0)
+    found = on_ranks(2, lambda ranks: score_on(ranks, 3, recipe))
     assert found[0].learning.stopped == found[1].learning.stopped
     assert "lane 0" in found[0].learning.stopped and found[1].learning.updates == 0
 

@@ -6,14 +6,13 @@ import dataclasses
 import json
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from paramgolf.artifact.artifact import Artifact
 from paramgolf.artifact.pack import pack
@@ -28,6 +27,7 @@ from paramgolf.text.text import HeldOutText
 
 pytestmark = pytest.mark.slow
 
+OnRanks = Callable[..., list[Any]]
 TOKENIZER = ByteTokenizer()
 MODEL = ModelRecipe(layers=2, width=16, heads=2, kv_heads=1, block_scales=True)
 # Two sequences for each update: fewer than three ranks.
@@ -66,53 +66,16 @@ def make_artifact(**changed: object) -> Artifact:
     )
 
 
-class Meeting:
-    """Where the threads that play ranks exchange values."""
-
-    def __init__(self, world: int) -> None:
-        self.values: list[object] = [None] * world
-        self.barrier = threading.Barrier(world, timeout=60)
-
-    def exchange(self, rank: int, value: object) -> list[object]:
-        self.values[rank] = value
-        self.barrier.wait()
-        found = list(self.values)
-        self.barrier.wait()
-        return found
-
-
-@dataclasses.dataclass(frozen=True)
-class ThreadRanks(Ranks):
-    """Ranks that are threads; a collective that not all of them enter times out."""
-
-    meeting: Meeting | None = None
-
-    def agree(self, value: float) -> float:
-        return float(self.meeting.exchange(self.rank, value)[0])
-
-    def add(self, tensor: Tensor) -> Tensor:
-        parts = self.meeting.exchange(self.rank, tensor.clone())
-        assert len({part.shape for part in parts}) == 1
-        return tensor.copy_(sum(parts[1:], parts[0]))
-
-
-def scores(artifact: Artifact, world: int, adapt: str, limit: float | None = None) -> list[Score]:
-    meeting = Meeting(world)
-
-    def of_rank(rank: int) -> Score:
-        ranks = ThreadRanks(rank, world, torch.device("cpu"), meeting)
-        return score_text(artifact, TEXT, adapt, seed=5, evaluation=Evaluation(limit, ranks))
-
-    with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(of_rank, range(world)))
+def score_on(ranks: Ranks, artifact: Artifact, adapt: str) -> Score:
+    return score_text(artifact, TEXT, adapt, seed=5, evaluation=Evaluation(None, ranks))
 
 
 @pytest.mark.parametrize(("adapt", "world"), [("none", 5), ("ttt", 2), ("ttt", 3), ("ttt-ngram", 2)])
-def test_any_number_of_ranks_gives_the_score_of_one(adapt: str, world: int) -> None:
+def test_any_number_of_ranks_gives_the_score_of_one(on_ranks: OnRanks, adapt: str, world: int) -> None:
     """Bits agree to 1e-5, all ranks hold the same ones and audited the same places without an error."""
     artifact = make_artifact()
     alone = score_text(artifact, TEXT, adapt, seed=5)
-    together = scores(artifact, world, adapt)
+    together = on_ranks(world, lambda ranks: score_on(ranks, artifact, adapt))
     for found in together:
         np.testing.assert_array_equal(found.bits, together[0].bits)
         assert found.audit == together[0].audit
@@ -123,38 +86,32 @@ def test_any_number_of_ranks_gives_the_score_of_one(adapt: str, world: int) -> N
         assert np.abs(alone.bits - score_text(artifact, TEXT, "none").bits).max() > 0.01
 
 
-def test_lanes_share_their_frames_too() -> None:
+def test_lanes_share_their_frames_too(on_ranks: OnRanks) -> None:
     """Three lanes on two ranks are three lanes on one."""
     artifact = make_artifact(lanes=3)
-    together = scores(artifact, 2, "ttt")[1]
+    together = on_ranks(2, lambda ranks: score_on(ranks, artifact, "ttt"))[1]
     np.testing.assert_allclose(together.bits, score_text(artifact, TEXT, "ttt").bits, atol=1e-5)
 
 
-def test_the_seed_of_the_audit_is_agreed_upon() -> None:
+def test_the_seed_of_the_audit_is_agreed_upon(on_ranks: OnRanks) -> None:
     """Without a given seed all ranks audit the same places: rank 0's random bits."""
-    meeting = Meeting(2)
 
-    def of_rank(rank: int) -> int:
-        ranks = ThreadRanks(rank, 2, torch.device("cpu"), meeting)
+    def seed(ranks: Ranks) -> int:
         return score_text(make_artifact(), TEXT, "none", evaluation=Evaluation(None, ranks)).audit.seed
 
-    with ThreadPoolExecutor(2) as pool:
-        seeds = list(pool.map(of_rank, range(2)))
+    seeds = on_ranks(2, seed)
     assert seeds[0] == seeds[1] > 0
 
 
-def test_the_clock_runs_out_on_all_ranks_at_once() -> None:
+def test_the_clock_runs_out_on_all_ranks_at_once(on_ranks: OnRanks) -> None:
     """Rank 0's reading decides: every rank stops at the same chunk, none waits for another."""
-    meeting = Meeting(2)
 
-    def of_rank(rank: int) -> str:
-        ranks = ThreadRanks(rank, 2, torch.device("cpu"), meeting)
+    def message(ranks: Ranks) -> str:
         with pytest.raises(ScoreIncomplete) as caught:
             score_text(make_artifact(), TEXT, "ttt", evaluation=Evaluation(0.05, ranks, used=0.01))
         return str(caught.value)
 
-    with ThreadPoolExecutor(2) as pool:
-        says = list(pool.map(of_rank, range(2)))
+    says = on_ranks(2, message)
     assert says[0] == says[1]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,30 +171,10 @@ def test_an_update_that_meets_no_numbers_puts_the_average_back_too() -> None:
         assert all((weights[name] == value).all() for name, value in model.named_parameters())
 
 
-@dataclasses.dataclass(frozen=True)
-class ThreadRanks(Ranks):
-    """Ranks that are threads and add their tensors up in the order of the ranks."""
-
-    slots: list[torch.Tensor | None] = dataclasses.field(default_factory=list)
-    barrier: threading.Barrier | None = None
-
-    def add(self, tensor: torch.Tensor) -> torch.Tensor:
-        assert self.barrier is not None
-        self.slots[self.rank] = tensor.clone()
-        self.barrier.wait(30)
-        total = sum(part for part in self.slots if part is not None)
-        self.barrier.wait(30)
-        return tensor.copy_(torch.as_tensor(total))
-
-
-def test_all_ranks_end_at_the_same_weights_and_averages() -> None:
+def test_all_ranks_end_at_the_same_weights_and_averages(on_ranks: Callable[..., list[Any]]) -> None:
     """With decay, frozen blocks and averaging, three ranks hold the same bits, near those of one alone."""
     recipe = dataclasses.replace(ADAMW, ttt_frozen_blocks=1, ttt_polyak=0.9)
-    slots: list[torch.Tensor | None] = [None] * 3
-    barrier = threading.Barrier(3)
-    with ThreadPoolExecutor(3) as pool:
-        ranks = [ThreadRanks(rank, 3, torch.device("cpu"), slots, barrier) for rank in range(3)]
-        found = list(pool.map(lambda one: read(recipe, ranks=one), ranks))
+    found = on_ranks(3, lambda ranks: read(recipe, ranks=ranks))
     alone = read(recipe)
     for weights in (raw_weights, row_weights):
         for name, value in weights(found[0]).items():
