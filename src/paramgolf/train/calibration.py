@@ -134,8 +134,9 @@ def collect_hessians(
 
 
 def forward_rows(tokens_ST: Tensor, separate_at: int | None) -> Iterator[tuple[Tensor, Documents | None]]:
-    """What goes through the model at once: all sequences; or one row with its documents, which on a CPU is a sequence,
-    for there the memory and time of packed attention grow with the square of a row.
+    """What goes through the model at once: all sequences; or one row with its documents, which on a CPU is a sequence.
+
+    A CPU gains little from longer rows, and the memory of what blocks compute grows with them.
     """
     if separate_at is None:
         yield tokens_ST, None
