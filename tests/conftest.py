@@ -19,6 +19,12 @@ def plain_gpt() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def small_models() -> ModuleType:
+    """Recipes of small models (`small_models.COMPOSED`, ...) and the filled model of spec pr549.md 8.10."""
+    return load("small_models.py")
+
+
+@pytest.fixture(scope="session")
 def on_ranks() -> Callable[..., list[Any]]:
     """`on_ranks(world, work)`: what `work(ranks)` gives on each of `world` ranks, which are threads."""
     return load("thread_ranks.py").on_ranks

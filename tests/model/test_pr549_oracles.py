@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,60 +23,7 @@ from paramgolf.recipe import ModelRecipe
 from paramgolf.recipes import get_recipe
 
 RECORD = dataclasses.replace(get_recipe("pr549").model, smear="everywhere")
-TINY = ModelRecipe(
-    layers=3,
-    width=8,
-    heads=2,
-    kv_heads=1,
-    mlp_ratio=3.0,
-    mlp_slope=0.5,
-    rope_channels=2,
-    xsa_layers=(2,),
-    value_layers=(2,),
-    value_width=3,
-    bigram_buckets=11,
-    bigram_width=4,
-    smear="everywhere",
-    unet=True,
-    residual_mix=True,
-    block_scales=True,
-    depth_scale=True,
-)
 TOKENS = [(7 * i * i + 3 * i) % 16 for i in range(21)]
-ONES = ("scale", "skip_weights", "query_gain")
-
-
-def tiny_model() -> GPT:
-    """The filled model of section 8.10, float64."""
-    model = GPT(TINY, 16).double()
-    order = [
-        "embedding.weight",
-        "bigram.embedding.weight",
-        "bigram.projection.weight",
-        "bigram.scale",
-        "smear.gate",
-        "skip_weights",
-        "banks.query_output",
-        "banks.key_value",
-        "banks.up",
-        "banks.down",
-        "value_embedding.embedding.weight",
-        "value_embedding.projection.weight",
-        "value_embedding.scale",
-        "blocks.2.value_scale",
-    ]
-    for layer in range(3):
-        order += [
-            f"blocks.{layer}.{n}" for n in ("attention_scale", "mlp_scale", "residual_mix", "attention.query_gain")
-        ]
-    parameters = dict(model.named_parameters())
-    assert sorted(order) == sorted(parameters)
-    with torch.no_grad():
-        for k, name in enumerate(order):
-            value = parameters[name]
-            filled = 0.5 * torch.sin(1 + 0.7 * torch.arange(value.numel(), dtype=torch.float64) + 1.3 * k)
-            value.copy_((filled + (1.0 if name.endswith(ONES) else 0.0)).view(value.shape))
-    return model
 
 
 def test_the_record_configuration_has_the_published_size() -> None:
@@ -235,9 +183,9 @@ def test_fake_quantised_rows() -> None:
     assert weight.grad is not None and weight.grad.eq(1).all()
 
 
-def test_tiny_model_end_to_end() -> None:
+def test_tiny_model_end_to_end(small_models: ModuleType) -> None:
     """Streams after each block, logits and losses of section 8.10, in float64."""
-    model = tiny_model()
+    model = small_models.spec_model()
     weights = dict(model.named_parameters())
     assert sum(value.numel() for value in weights.values()) == 2113
     first = weights["embedding.weight"].flatten()[:3].tolist()
@@ -267,9 +215,9 @@ def test_tiny_model_end_to_end() -> None:
     assert float(losses.mean()) == pytest.approx(2.76123052, abs=1e-7)
 
 
-def test_tiny_model_gradient_norms() -> None:
+def test_tiny_model_gradient_norms(small_models: ModuleType) -> None:
     """Loss and gradient norms of tokens 0..8 as one sequence (section 8.10)."""
-    model = tiny_model()
+    model = small_models.spec_model()
     loss = model.loss(torch.tensor([TOKENS[:8]]), torch.tensor([TOKENS[1:9]]))
     loss.backward()
     norms = {name: float(value.grad.norm()) for name, value in model.named_parameters() if value.grad is not None}
@@ -289,9 +237,9 @@ def test_tiny_model_gradient_norms() -> None:
         assert norms[name] == pytest.approx(expected, abs=1e-5), name
 
 
-def test_bfloat16_activations_keep_the_parameters_and_stay_near() -> None:
+def test_bfloat16_activations_keep_the_parameters_and_stay_near(small_models: ModuleType) -> None:
     """With bfloat16 activations the stream is bfloat16, gradients keep their parameters' dtype."""
-    model = GPT(TINY, 16, seed=2)
+    model = GPT(small_models.SPEC, 16, seed=2)
     inputs, targets = torch.tensor([TOKENS[:8]]), torch.tensor([TOKENS[1:9]])
     exact = float(model.loss(inputs, targets).detach())
     model.activation_dtype = torch.bfloat16

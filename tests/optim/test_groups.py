@@ -1,6 +1,7 @@
 """Every parameter has one optimizer and the published group; bfloat16 tables keep bfloat16 moments."""
 
 import math
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,33 +16,13 @@ from paramgolf.recipe import ModelRecipe, OptimRecipe
 from paramgolf.recipes import get_recipe
 
 PLAIN = ModelRecipe(layers=2, width=16, heads=2, kv_heads=1)
-EVERYTHING = ModelRecipe(
-    layers=3,
-    width=16,
-    heads=2,
-    kv_heads=1,
-    mlp_slope=0.5,
-    rope_channels=4,
-    rope_length=8,
-    xsa_layers=(2,),
-    value_layers=(1, 2),
-    value_width=6,
-    bigram_buckets=11,
-    bigram_width=5,
-    smear="within-document",
-    unet=True,
-    residual_mix=True,
-    block_scales=True,
-    depth_scale=True,
-    init="orthogonal",
-)
 RECORD = get_recipe("pr549").model
 
 
-@pytest.mark.parametrize("recipe", [PLAIN, EVERYTHING])
-def test_each_parameter_is_moved_once(recipe: ModelRecipe) -> None:
+@pytest.mark.parametrize("parts", ["PLAIN", "TRAINED"])
+def test_each_parameter_is_moved_once(small_models: ModuleType, parts: str) -> None:
     """The optimizers' parameters are exactly the model's, none twice, at their group's rate; Muon has the banks."""
-    model = GPT(recipe, 30)
+    model = GPT(PLAIN if parts == "PLAIN" else getattr(small_models, parts), 30)
     optimizers = build_optimizers(model, OptimRecipe(matrix_lr=0.1, embedding_lr=0.2, scalar_lr=0.3))
     groups = [*optimizers.muon.param_groups, *optimizers.adam.param_groups]
     held = [id(p) for group in groups for p in group["params"]]
@@ -75,10 +56,10 @@ def test_assignment_is_a_partition(names: list[str]) -> None:
     assert sorted(name for group in members.values() for name in group) == sorted(names)
 
 
-def test_decay_reaches_both_groups() -> None:
+def test_decay_reaches_both_groups(small_models: ModuleType) -> None:
     """Spec pr549.md 3.6: AdamW's decoupled decay is on everything, gains and scales included."""
     optimizers = build_optimizers(
-        GPT(EVERYTHING, 30), OptimRecipe(embedding_weight_decay=0.04, scalar_weight_decay=0.04)
+        GPT(small_models.TRAINED, 30), OptimRecipe(embedding_weight_decay=0.04, scalar_weight_decay=0.04)
     )
     assert isinstance(optimizers.adam, torch.optim.AdamW)
     assert [group["weight_decay"] for group in optimizers.adam.param_groups] == [0.04, 0.04]

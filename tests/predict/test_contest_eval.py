@@ -3,73 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 
 from paramgolf.model.gpt import GPT
 from paramgolf.predict.contest_eval import ContestFigure, plain_evaluation, sliding_evaluation, ttt_evaluation
-from paramgolf.recipe import ModelRecipe, ScoreRecipe
+from paramgolf.recipe import ScoreRecipe
 from paramgolf.text.byte_table import ByteTable
 
-TINY = ModelRecipe(
-    layers=3,
-    width=8,
-    heads=2,
-    kv_heads=1,
-    mlp_ratio=3.0,
-    mlp_slope=0.5,
-    rope_channels=2,
-    xsa_layers=(2,),
-    value_layers=(2,),
-    value_width=3,
-    bigram_buckets=11,
-    bigram_width=4,
-    smear="everywhere",
-    unet=True,
-    residual_mix=True,
-    block_scales=True,
-    depth_scale=True,
-)
-ORDER = (
-    "embedding.weight",
-    "bigram.embedding.weight",
-    "bigram.projection.weight",
-    "bigram.scale",
-    "smear.gate",
-    "skip_weights",
-    "banks.query_output",
-    "banks.key_value",
-    "banks.up",
-    "banks.down",
-    "value_embedding.embedding.weight",
-    "value_embedding.projection.weight",
-    "value_embedding.scale",
-    "blocks.2.value_scale",
-    *(
-        f"blocks.{layer}.{name}"
-        for layer in range(3)
-        for name in ("attention_scale", "mlp_scale", "residual_mix", "attention.query_gain")
-    ),
-)
 TOKENS = np.array([(7 * i * i + 3 * i) % 16 for i in range(21)])
 IDS = np.arange(16)
 TABLE = ByteTable(np.array([0, 1, 2, 3])[IDS // 4], IDS >= 8, IDS < 4)
 TTT = ScoreRecipe(window=8, stride=2, ttt_chunk=8, ttt_lr=0.002, ttt_optimizer="sgd", ttt_schedule="cosine")
 
 
-def tiny_model() -> GPT:
-    model = GPT(TINY, 16).double()
-    parameters = dict(model.named_parameters())
-    assert sorted(ORDER) == sorted(parameters)
-    with torch.no_grad():
-        for k, name in enumerate(ORDER):
-            value = parameters[name]
-            filled = 0.5 * torch.sin(1 + 0.7 * torch.arange(value.numel(), dtype=torch.float64) + 1.3 * k)
-            ones = 1.0 if name.endswith(("scale", "skip_weights", "query_gain")) else 0.0
-            value.copy_((filled + ones).view(value.shape))
-    return model
+@pytest.fixture
+def model(small_models: ModuleType) -> GPT:
+    """The filled model of section 8.10."""
+    return small_models.spec_model()
 
 
 def is_close(found: ContestFigure, loss: float, bpb: float | None = None, tolerance: float = 1e-5) -> bool:
@@ -83,18 +36,18 @@ def test_the_byte_table_is_that_of_the_oracle() -> None:
     assert "".join(map(str, charged)) == "20244443020111102024"
 
 
-def test_plain_sequences() -> None:
+def test_plain_sequences(model: GPT) -> None:
     """Sequences of 5 (section 8.10)."""
-    found = plain_evaluation(tiny_model(), TOKENS, TABLE, 5)
+    found = plain_evaluation(model, TOKENS, TABLE, 5)
     assert is_close(found, 2.81164300, 2.19261806, 1e-7)
 
 
-def test_the_sliding_window_with_its_tail() -> None:
+def test_the_sliding_window_with_its_tail(model: GPT) -> None:
     """Window 8, stride 2: 26 positions and 55 bytes, duplicates included; the exact rule has 20 and 37 (8.10)."""
-    found = sliding_evaluation(tiny_model(), TOKENS, TABLE, 8, 2)
+    found = sliding_evaluation(model, TOKENS, TABLE, 8, 2)
     assert is_close(found, 2.83085666, 1.93064790, 1e-7)
     assert (found.positions, found.bytes) == (26, 55)
-    exact = sliding_evaluation(tiny_model(), TOKENS, TABLE, 8, 2, exact=True)
+    exact = sliding_evaluation(model, TOKENS, TABLE, 8, 2, exact=True)
     assert (exact.positions, exact.bytes) == (20, 37)
 
 
@@ -107,22 +60,20 @@ def test_the_sliding_window_with_its_tail() -> None:
         (3, 16, 2.82755936, 1.92839914),
     ],
 )
-def test_test_time_training(epochs: int, chunk: int, loss: float, bpb: float | None) -> None:
+def test_test_time_training(model: GPT, epochs: int, chunk: int, loss: float, bpb: float | None) -> None:
     """Score first, then train, by the published rule (section 8.10)."""
     settings = dataclasses.replace(TTT, ttt_chunk=chunk)
-    assert is_close(ttt_evaluation(tiny_model(), TOKENS, TABLE, settings, epochs=epochs), loss, bpb)
+    assert is_close(ttt_evaluation(model, TOKENS, TABLE, settings, epochs=epochs), loss, bpb)
 
 
-def test_the_published_freeze_reaches_gains_alone() -> None:
+def test_the_published_freeze_reaches_gains_alone(model: GPT) -> None:
     """Freezing two blocks freezes their 68 control values and none of their matrices (sections 5.4, 8.10)."""
-    model = tiny_model()
     frozen = {name for name, _ in model.named_parameters() if name.startswith(("blocks.0.", "blocks.1."))}
     assert sum(value.numel() for name, value in model.named_parameters() if name in frozen) == 68
     assert is_close(ttt_evaluation(model, TOKENS, TABLE, TTT, epochs=3, frozen=frozen), 2.82684673, 1.92791312)
 
 
-def test_the_model_is_left_as_it_was() -> None:
+def test_the_model_is_left_as_it_was(model: GPT, small_models: ModuleType) -> None:
     """Training happens on a copy."""
-    model = tiny_model()
     ttt_evaluation(model, TOKENS, TABLE, TTT, epochs=1)
-    assert all((a == b).all() for a, b in zip(model.parameters(), tiny_model().parameters(), strict=True))
+    assert all((a == b).all() for a, b in zip(model.parameters(), small_models.spec_model().parameters(), strict=True))

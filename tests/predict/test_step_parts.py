@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,63 +24,7 @@ from paramgolf.predict.step_weights import gather_weights
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 
 V, BOUNDARY = 40, 1
-ALL = ModelRecipe(
-    layers=5,
-    width=24,
-    heads=4,
-    kv_heads=2,
-    mlp_ratio=2.5,
-    mlp_slope=0.5,
-    rope_base=300.0,
-    rope_channels=4,
-    rope_length=9,
-    softcap=12.0,
-    xsa_layers=(1, 4),
-    value_layers=(0, 3, 4),
-    value_width=7,
-    bigram_buckets=11,
-    bigram_width=5,
-    smear="within-document",
-    unet=True,
-    residual_mix=True,
-    block_scales=True,
-    depth_scale=True,
-)
-GATED = dataclasses.replace(ALL, value_residual=True, gated_attention=True, gated_mlp=True, routed_layers=(1, 3, 4))
-# What #2140 composes, and parts of the other systems in it: routed and mixed values pass the loops and the lanes too.
-COMPOSED = dataclasses.replace(
-    ALL,
-    layers=6,
-    smear="gated",
-    gate_channels=5,
-    sparse_gates=True,
-    skip_gates=True,
-    looped_layers=(1, 2),
-    loops=3,
-    parallel_layers=2,
-    asymmetric_softcap=True,
-    value_residual=True,
-    routed_layers=(2, 5),
-)
 SCORE = ScoreRecipe(window=80, stride=50)
-TINY = ModelRecipe(
-    layers=3,
-    width=8,
-    heads=2,
-    kv_heads=1,
-    mlp_slope=0.5,
-    rope_channels=2,
-    xsa_layers=(2,),
-    value_layers=(2,),
-    value_width=3,
-    bigram_buckets=11,
-    bigram_width=4,
-    smear="everywhere",
-    unet=True,
-    residual_mix=True,
-    block_scales=True,
-    depth_scale=True,
-)
 
 
 def make_weights(recipe: ModelRecipe, vocab_size: int = V, seed: int = 0) -> dict[str, np.ndarray]:
@@ -248,12 +193,13 @@ def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
     assert (found == step_states(recipe, weights, inputs, [1] * len(inputs))).all()
 
 
-EVERYTHING = pytest.mark.parametrize("recipe", [GATED, COMPOSED], ids=["gates too", "loops and lanes"])
+EVERYTHING = pytest.mark.parametrize("parts", ["GATED", "COMPOSED"])
 
 
 @EVERYTHING
-def test_the_cache_in_float32_costs_little(recipe: ModelRecipe) -> None:
+def test_the_cache_in_float32_costs_little(small_models: ModuleType, parts: str) -> None:
     """The predictor keeps keys and values in float32: states move by less than the logits' rounding hides."""
+    recipe = getattr(small_models, parts)
     weights, inputs = make_weights(recipe), make_tokens(90)
     exact = step_states(recipe, weights, inputs, [90])
     found = step_states(recipe, weights, inputs, [90], np.float32)
@@ -261,8 +207,9 @@ def test_the_cache_in_float32_costs_little(recipe: ModelRecipe) -> None:
 
 
 @EVERYTHING
-def test_states_that_nobody_wants_are_left_out_without_moving_the_others(recipe: ModelRecipe) -> None:
+def test_states_that_nobody_wants_are_left_out_without_moving_the_others(small_models: ModuleType, parts: str) -> None:
     """With room for the last states only, those have the bits of a call for all, and so have later ones."""
+    recipe = getattr(small_models, parts)
     weights, inputs = make_weights(recipe), make_tokens(90)
     expected = step_states(recipe, weights, inputs, [90], np.float32)
     gathered = gather_weights(weights, recipe, 90, V, BOUNDARY)
@@ -275,8 +222,9 @@ def test_states_that_nobody_wants_are_left_out_without_moving_the_others(recipe:
 
 
 @EVERYTHING
-def test_rows_with_all_parts_agree_with_the_model_within_the_rounding(recipe: ModelRecipe) -> None:
+def test_rows_with_all_parts_agree_with_the_model_within_the_rounding(small_models: ModuleType, parts: str) -> None:
     """Over several frames the rows are those of the model at each frame's inputs, to the logits' 1/256."""
+    recipe = getattr(small_models, parts)
     weights, tokens = make_weights(recipe), make_tokens(190)
     rows = StepPredictor(weights, recipe, SCORE, V, BOUNDARY).predict(make_chunk(tokens)).all_rows(0)
     model, line = model_of(recipe, weights), np.concatenate([[BOUNDARY], tokens])
@@ -290,10 +238,12 @@ def test_rows_with_all_parts_agree_with_the_model_within_the_rounding(recipe: Mo
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.sampled_from([GATED, COMPOSED]), st.lists(st.integers(0, 90), min_size=1, max_size=5))
-def test_rows_with_all_parts_have_the_same_bits_however_the_stream_is_cut(recipe: ModelRecipe, cuts: list[int]) -> None:
+@given(st.sampled_from(["GATED", "COMPOSED"]), st.lists(st.integers(0, 90), min_size=1, max_size=5))
+def test_rows_with_all_parts_have_the_same_bits_however_the_stream_is_cut(
+    small_models: ModuleType, parts: str, cuts: list[int]
+) -> None:
     """Chunks of any lengths give the bits of one chunk: pairs and smears look back over the cuts."""
-    tokens = make_tokens(sum(cuts))
+    recipe, tokens = getattr(small_models, parts), make_tokens(sum(cuts))
     weights = make_weights(recipe)
     whole = StepPredictor(weights, recipe, SCORE, V, BOUNDARY).predict(make_chunk(tokens)).all_rows(0)
     predictor, at = StepPredictor(weights, recipe, SCORE, V, BOUNDARY), 0
@@ -326,51 +276,19 @@ def test_the_rotary_table_is_the_models(pairs: int, base: float, length: int) ->
     np.testing.assert_allclose(table[..., 1], rotary.sin_TR[:, :pairs].numpy(), rtol=0, atol=1e-9)
 
 
-def tiny_weights() -> dict[str, np.ndarray]:
+@pytest.fixture
+def spec_weights(small_models: ModuleType) -> dict[str, np.ndarray]:
     """The filled model of spec pr549.md 8.10, under an artifact's names."""
-
-    def filled(k: int, shape: tuple[int, ...], more: float = 0.0) -> np.ndarray:
-        flat = 0.5 * np.sin(1 + 0.7 * np.arange(math.prod(shape)) + 1.3 * k) + more
-        return flat.reshape(shape).astype(np.float32)
-
-    query_output, key_value = filled(6, (6, 8, 8)), filled(7, (6, 4, 8))
-    up, down = filled(8, (3, 24, 8)), filled(9, (3, 8, 24))
-    weights = {
-        "embedding.weight": filled(0, (16, 8)),
-        "bigram.embedding.weight": filled(1, (11, 4)),
-        "bigram.projection.weight": filled(2, (8, 4)),
-        "bigram.scale": filled(3, (), 1.0),
-        "smear.gate": filled(4, (8,)),
-        "skip_weights": filled(5, (1, 8), 1.0),
-        "value_embedding.embedding.weight": filled(10, (16, 3)),
-        "value_embedding.projection.weight": filled(11, (4, 3)),
-        "value_embedding.scale": filled(12, (), 1.0),
-        "blocks.2.value_scale": filled(13, (1,), 1.0),
-    }
-    for i in range(3):
-        weights |= {
-            f"blocks.{i}.attention.query.weight": query_output[i],
-            f"blocks.{i}.attention.output.weight": query_output[3 + i],
-            f"blocks.{i}.attention.key.weight": key_value[i],
-            f"blocks.{i}.attention.value.weight": key_value[3 + i],
-            f"blocks.{i}.mlp.up.weight": up[i],
-            f"blocks.{i}.mlp.down.weight": down[i],
-            f"blocks.{i}.attention_scale": filled(14 + 4 * i, (8,), 1.0),
-            f"blocks.{i}.mlp_scale": filled(15 + 4 * i, (8,), 1.0),
-            f"blocks.{i}.residual_mix": filled(16 + 4 * i, (2, 8)),
-            f"blocks.{i}.attention.query_gain": filled(17 + 4 * i, (2,), 1.0),
-        }
-    return weights
+    return {name: w.detach().float().numpy() for name, w in small_models.spec_model().exported_weights().items()}
 
 
-def test_the_tiny_model_of_the_spec() -> None:
+def test_the_tiny_model_of_the_spec(small_models: ModuleType, spec_weights: dict[str, np.ndarray]) -> None:
     """Stream before the last norm (by its direction), logits, losses of spec pr549.md 8.10.
 
     Weights are float32 here, which moves states by 1.5e-6; a wrong epsilon would move them by 2e-5.
     """
-    weights = tiny_weights()
-    tokens = np.array([(7 * i * i + 3 * i) % 16 for i in range(7)])
-    states = step_states(TINY, weights, tokens[:6], [1] * 6)
+    weights, tokens = spec_weights, np.array([(7 * i * i + 3 * i) % 16 for i in range(7)])
+    states = step_states(small_models.SPEC, weights, tokens[:6], [1] * 6)
     last = np.array(
         [-0.93868574, 1.11415652, -0.66064995, -0.11567744, 1.57216452, -0.98889847, -0.54073102, 0.59011744]
     )
@@ -383,12 +301,12 @@ def test_the_tiny_model_of_the_spec() -> None:
     np.testing.assert_allclose(losses, expected, atol=3e-6)
 
 
-def test_the_tiny_model_in_sliding_windows() -> None:
+def test_the_tiny_model_in_sliding_windows(small_models: ModuleType, spec_weights: dict[str, np.ndarray]) -> None:
     """The 20 rows of the windows of 8 with stride 2, each position once, cost what the model's do, to the rounding."""
-    weights, tokens = tiny_weights(), np.array([(7 * i * i + 3 * i) % 16 for i in range(21)])
-    predictor = StepPredictor(weights, TINY, ScoreRecipe(window=8, stride=2), 16, int(tokens[0]))
+    tokens = np.array([(7 * i * i + 3 * i) % 16 for i in range(21)])
+    predictor = StepPredictor(spec_weights, small_models.SPEC, ScoreRecipe(window=8, stride=2), 16, int(tokens[0]))
     found = predictor.predict(make_chunk(tokens[1:])).realised()[0]
-    model = model_of(TINY, weights)
+    model = model_of(small_models.SPEC, spec_weights)
     for piece in FrameGrid(8, 2).pieces(0, 20):
         with torch.no_grad():
             logits = model(torch.from_numpy(tokens[None, piece.start : piece.stop]))[0]

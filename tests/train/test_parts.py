@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -32,27 +33,6 @@ from paramgolf.train.step import Diverged, Work, one_step, warm_up
 
 VOCAB = 24
 PLAIN, ROUNDED = StepSettings(1.0, 0.95), StepSettings(1.0, 0.95, 6)
-# Every part of the record model, small.
-EVERYTHING = ModelRecipe(
-    layers=3,
-    width=16,
-    heads=2,
-    kv_heads=1,
-    mlp_slope=0.5,
-    rope_channels=4,
-    rope_length=8,
-    xsa_layers=(2,),
-    value_layers=(1, 2),
-    value_width=6,
-    bigram_buckets=11,
-    bigram_width=5,
-    smear="within-document",
-    unet=True,
-    residual_mix=True,
-    block_scales=True,
-    depth_scale=True,
-    init="orthogonal",
-)
 TINY = Recipe(
     name="tiny",
     model=ModelRecipe(layers=2, width=16, heads=2, kv_heads=1, mlp_ratio=2.0),
@@ -159,9 +139,9 @@ def test_late_rounding_reaches_the_banks(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert asked == [0, 0, 4, 4, 0]
 
 
-def test_rounding_changes_loss_and_gradient_of_all_banks() -> None:
+def test_rounding_changes_loss_and_gradient_of_all_banks(small_models: ModuleType) -> None:
     """A rounded step differs from a plain one in every bank's gradient, for the model with every part."""
-    recipe = dataclasses.replace(TINY, model=EVERYTHING)
+    recipe = dataclasses.replace(TINY, model=small_models.TRAINED)
     gradients = []
     for bits in (0, 3):
         state = TrainState.fresh(recipe, VOCAB)
@@ -180,9 +160,9 @@ def spread(model: GPT) -> None:
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))
 
 
-def test_bfloat16_tables_train_and_resume(tmp_path: Path) -> None:
+def test_bfloat16_tables_train_and_resume(small_models: ModuleType, tmp_path: Path) -> None:
     """With table_dtype the three tables and their moments are bfloat16, all else float32; restoring is bitwise."""
-    recipe = with_train(dataclasses.replace(TINY, model=EVERYTHING), table_dtype="bfloat16", max_steps=4)
+    recipe = with_train(dataclasses.replace(TINY, model=small_models.TRAINED), table_dtype="bfloat16", max_steps=4)
     state = TrainState.fresh(recipe, VOCAB)
     one_step(state, work_of(state, recipe), StepSettings(1.0, 0.9))
     for name, parameter in state.model.named_parameters():
@@ -211,9 +191,9 @@ def test_momentum_follows_its_warm_up(tmp_path: Path) -> None:
     assert all(0 < point["grad_norm"] < 100 for point in points)
 
 
-def test_boundary_reaches_the_model() -> None:
+def test_boundary_reaches_the_model(small_models: ModuleType) -> None:
     """The tokenizer's boundary id is the one that the smear stops at."""
-    recipe = dataclasses.replace(TINY, model=EVERYTHING)
+    recipe = dataclasses.replace(TINY, model=small_models.TRAINED)
     smear = TrainState.fresh(recipe, VOCAB, boundary_id=7).model.smear
     assert smear is not None and smear.boundary_id == 7
 
@@ -227,10 +207,10 @@ def test_activations_are_float32_on_a_cpu() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo's own, of our Functions
 @pytest.mark.parametrize("bits", [0, 6])
-def test_training_loss_is_one_graph(bits: int) -> None:
+def test_training_loss_is_one_graph(small_models: ModuleType, bits: int) -> None:
     """The loss of the model with every part traces without a break, forward and backward, to the same bits."""
     torch.compiler.reset()
-    state = TrainState.fresh(dataclasses.replace(TINY, model=EVERYTHING), VOCAB)
+    state = TrainState.fresh(dataclasses.replace(TINY, model=small_models.TRAINED), VOCAB)
     spread(state.model)
     inputs, targets = (torch.from_numpy(x) for x in Counting().batch(0, 4))
     compiled = torch.compile(state.model.loss, backend="aot_eager", fullgraph=True, dynamic=False)

@@ -1,0 +1,126 @@
+"""Recipes of small models that tests of several rooms share, and the model whose numbers spec pr549.md has."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from paramgolf.model.gpt import GPT
+from paramgolf.recipe import ModelRecipe
+
+# Every part of #549's record.
+ALL = ModelRecipe(
+    layers=5,
+    width=24,
+    heads=4,
+    kv_heads=2,
+    mlp_ratio=2.5,
+    mlp_slope=0.5,
+    rope_base=300.0,
+    rope_channels=4,
+    rope_length=9,
+    softcap=12.0,
+    xsa_layers=(1, 4),
+    value_layers=(0, 3, 4),
+    value_width=7,
+    bigram_buckets=11,
+    bigram_width=5,
+    smear="within-document",
+    unet=True,
+    residual_mix=True,
+    block_scales=True,
+    depth_scale=True,
+)
+GATED = dataclasses.replace(ALL, value_residual=True, gated_attention=True, gated_mlp=True, routed_layers=(1, 3, 4))
+# What #2140 composes, and parts of the other systems in it: routed and mixed values pass the loops and the lanes too.
+COMPOSED = dataclasses.replace(
+    ALL,
+    layers=6,
+    smear="gated",
+    gate_channels=5,
+    sparse_gates=True,
+    skip_gates=True,
+    looped_layers=(1, 2),
+    loops=3,
+    parallel_layers=2,
+    asymmetric_softcap=True,
+    value_residual=True,
+    routed_layers=(2, 5),
+)
+# Every part of #549's record as training begins with it.
+TRAINED = ModelRecipe(
+    layers=3,
+    width=16,
+    heads=2,
+    kv_heads=1,
+    mlp_slope=0.5,
+    rope_channels=4,
+    rope_length=8,
+    xsa_layers=(2,),
+    value_layers=(1, 2),
+    value_width=6,
+    bigram_buckets=11,
+    bigram_width=5,
+    smear="within-document",
+    unet=True,
+    residual_mix=True,
+    block_scales=True,
+    depth_scale=True,
+    init="orthogonal",
+)
+# Spec pr549.md 8.10: the recipe, and the order in which its parameters are filled.
+SPEC = ModelRecipe(
+    layers=3,
+    width=8,
+    heads=2,
+    kv_heads=1,
+    mlp_ratio=3.0,
+    mlp_slope=0.5,
+    rope_channels=2,
+    xsa_layers=(2,),
+    value_layers=(2,),
+    value_width=3,
+    bigram_buckets=11,
+    bigram_width=4,
+    smear="everywhere",
+    unet=True,
+    residual_mix=True,
+    block_scales=True,
+    depth_scale=True,
+)
+_ORDER = (
+    "embedding.weight",
+    "bigram.embedding.weight",
+    "bigram.projection.weight",
+    "bigram.scale",
+    "smear.gate",
+    "skip_weights",
+    "banks.query_output",
+    "banks.key_value",
+    "banks.up",
+    "banks.down",
+    "value_embedding.embedding.weight",
+    "value_embedding.projection.weight",
+    "value_embedding.scale",
+    "blocks.2.value_scale",
+    *(
+        f"blocks.{layer}.{name}"
+        for layer in range(3)
+        for name in ("attention_scale", "mlp_scale", "residual_mix", "attention.query_gain")
+    ),
+)
+_ONES = ("scale", "skip_weights", "query_gain")
+
+
+def spec_model() -> GPT:
+    """The filled model of spec pr549.md 8.10, float64."""
+    model = GPT(SPEC, 16).double()
+    parameters = dict(model.named_parameters())
+    assert sorted(_ORDER) == sorted(parameters)
+    with torch.no_grad():
+        for k, name in enumerate(_ORDER):
+            value = parameters[name]
+            filled = 0.5 * torch.sin(1 + 0.7 * torch.arange(value.numel(), dtype=torch.float64) + 1.3 * k)
+            value.copy_((filled + (1.0 if name.endswith(_ONES) else 0.0)).view(value.shape))
+    return model
