@@ -46,3 +46,18 @@ def test_no_row_sees_the_future(attention: object) -> None:
     after = attention(q, k2, v2)  # type: ignore[operator]
     assert torch.equal(before[:, :, :20], after[:, :, :20])
     assert not torch.allclose(before[:, :, 20:], after[:, :, 20:])
+
+
+@pytest.mark.parametrize("heads,kv_heads", [(4, 4), (6, 2)])
+def test_queries_of_some_positions_equal_plain(heads: int, kv_heads: int) -> None:
+    """Queries of named positions, in any order and differing between rows, get the plain definition's rows of them."""
+    inputs = draw(heads, kv_heads, 17, torch.float64)
+    positions = torch.tensor([[16, 0, 5, 5], [3, 4, 15, 1]])
+    chosen = positions[:, None, :, None].expand(-1, heads, -1, 8)
+    weight = torch.randn(2, heads, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = causal_attention(inputs[0].gather(2, chosen), *inputs[1:], positions)
+    plain = plain_causal_attention(*inputs).gather(2, chosen)
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad((rows * weight).sum(), inputs) for rows in (found, plain)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-11)

@@ -31,6 +31,14 @@ def test_elementwise_equals_plain(fast, plain, dtype: torch.dtype, tolerance: fl
     assert gradcheck(fast, (draw(*shape, seed=2),))
 
 
+@pytest.mark.parametrize("scale", [0.5, -3.0])
+def test_norm_times_a_scale_equals_plain(scale: float) -> None:
+    """A scale multiplies the norm, in values and in gradients, as it does in the definition."""
+    x = draw(5, 8)
+    torch.testing.assert_close(rms_norm(x, scale), plain_rms_norm(x) * scale, rtol=0, atol=1e-12)
+    assert gradcheck(lambda x: rms_norm(x, scale), (x,))
+
+
 def test_norm_of_zero_is_zero() -> None:
     """A zero vector stays zero and its gradient is finite: 1 / sqrt(1.1920929e-07) times what comes in."""
     x = torch.zeros(2, 4, requires_grad=True)

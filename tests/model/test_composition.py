@@ -220,6 +220,44 @@ def test_no_document_of_a_row_sees_another() -> None:
     assert not torch.equal(before[5:10], after[5:10])
 
 
+@settings(max_examples=40, deadline=None)
+@given(recipe=recipes(), adapted=st.booleans(), data=st.data())
+def test_states_of_some_positions_are_those_of_all(recipe: ModelRecipe, adapted: bool, data: st.DataObject) -> None:
+    """Asking for some positions of each row gives their states, and the gradients, of every combination of parts."""
+    model = randomised(recipe).eval()
+    tokens = torch.randint(0, 4, (2, 7), generator=torch.Generator().manual_seed(0))
+    adapters = random_adapters(recipe, 2) if adapted else None
+    row = st.lists(st.integers(0, 6), min_size=3, max_size=3)
+    positions = torch.tensor(data.draw(st.tuples(row, row)))
+    found = model.hidden(tokens, adapters=adapters, positions_Bn=positions)
+    expected = model.hidden(tokens, adapters=adapters)[torch.arange(2)[:, None], positions]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    weight = torch.randn(found.shape, dtype=found.dtype, generator=torch.Generator().manual_seed(1))
+    leaves = [model.banks.key_value, model.banks.up] + ([] if adapters is None else [adapters.factors("key")[1]])
+    gradients = [torch.autograd.grad((states * weight).sum(), leaves) for states in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_states_of_some_positions_see_no_later_token() -> None:
+    """Changing the tokens after the positions that are asked for leaves their states bitwise as they were."""
+    model = randomised(TINY).float().eval()
+    tokens = torch.randint(0, VOCAB, (2, 24), generator=torch.Generator().manual_seed(0))
+    changed = tokens.clone()
+    changed[:, 15:] = (changed[:, 15:] + 7) % VOCAB
+    positions = torch.tensor([[14, 3], [8, 9]])
+    before, after = (model.hidden(each, positions_Bn=positions) for each in (tokens, changed))
+    assert torch.equal(before, after)
+
+
+def test_positions_of_packed_documents_are_refused() -> None:
+    """Some positions of packed documents are a message."""
+    with pytest.raises(ValueError, match="all of it wanted"):
+        randomised(TINY).hidden(
+            torch.tensor([[1, 2, 3]]), documents=Documents(torch.tensor([1, 2]), 2), positions_Bn=torch.tensor([[1]])
+        )
+
+
 def test_documents_lie_in_one_row() -> None:
     """Several rows with documents are refused, with the number of rows."""
     model = randomised(TINY)

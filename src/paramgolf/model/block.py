@@ -3,8 +3,8 @@
 `Block.forward` runs the two one after the other; `lanes.py` runs them side by side. Sources of the parts: spec
 pr549.md 2.6 to 2.8, spec pr1185.md 2.1 to 2.3 and 2.8, spec pr2140.md 2.3 and 5.2.
 
-Legend: B batch, T positions, D model width, H query heads, G key/value heads, K channels of a head, C = G K,
-M channels of the MLP.
+Legend: B batch, T positions, n of them that are wanted, D model width, H query heads, G key/value heads, K channels of
+a head, C = G K, M channels of the MLP.
 """
 
 from __future__ import annotations
@@ -37,13 +37,23 @@ class Carried:
     documents: Documents | None = None  # of a packed row
     adapters: Adapters | None = None
     visit: int = 0  # of the route, the one under way
+    wanted_Bn: Tensor | None = None  # the positions that this visit is asked for; None: all
     first_value_BTC: Tensor | None = None  # of the first block, once it ran, with its value embedding
     scores_BT1: list[Tensor] = field(default_factory=list)  # of the routers so far
+
+    def wanted(self, x_BTF: Tensor) -> Tensor:
+        """The positions of a stream that this visit is asked for [B, n, F]."""
+        return at_positions(x_BTF, self.wanted_Bn)
 
     def adapted(self, y_BTF: Tensor, kind: str, x_BTD: Tensor) -> Tensor:
         """`y_BTF`, which the layer's own matrix made, and what an adapter of this visit adds to it from `x_BTD`."""
         delta_BTF = None if self.adapters is None else self.adapters.delta(kind, self.visit, x_BTD)
         return y_BTF if delta_BTF is None else y_BTF + delta_BTF
+
+
+def at_positions(x_BTF: Tensor, positions_Bn: Tensor | None) -> Tensor:
+    """Some positions of each row [B, n, F]; all of them for None."""
+    return x_BTF if positions_Bn is None else x_BTF.gather(1, positions_Bn[:, :, None].expand(-1, -1, x_BTF.shape[2]))
 
 
 class Attention(nn.Module):
@@ -57,35 +67,37 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        q_BTD: Tensor,
+        q_BnD: Tensor,
         k_BTC: Tensor,
         v_BTC: Tensor,
-        gate_BTH: Tensor | None,
+        gate_BnH: Tensor | None,
         rotary: Rotary,
         documents: Documents | None = None,
+        wanted_Bn: Tensor | None = None,
     ) -> Tensor:
-        """What the heads read [B, T, D], of their own document alone; each head's part times its gate, if any."""
-        batch, length, width = q_BTD.shape
-        heads, groups, size = self.heads, self.kv_heads, self.head_size
-        q_BTHK = rms_norm(q_BTD.view(batch, length, heads, size))
-        k_BTGK = rms_norm(k_BTC.view(batch, length, groups, size))
-        v_BTGK = v_BTC.view(batch, length, groups, size)
-        context = 0 if documents is None else documents.longest
-        q_BTHK = rotary(q_BTHK, context) * self.query_gain.to(q_BTHK.dtype)[:, None]
-        read_BTHK = _read(q_BTHK, rotary(k_BTGK, context), v_BTGK, documents)
+        """What heads read for the wanted positions [B, n, D], of their own document alone; times each head's gate."""
+        batch, length, _ = k_BTC.shape
+        context = length if documents is None else documents.longest
+        q_BnHK = rms_norm(q_BnD.unflatten(2, (self.heads, self.head_size)))
+        q_BnHK = rotary(q_BnHK, context, wanted_Bn) * self.query_gain.to(q_BnHK.dtype)[:, None]
+        k_BTGK = rotary(rms_norm(k_BTC.view(batch, length, self.kv_heads, self.head_size)), context)
+        read_BnHK = _read(q_BnHK, k_BTGK, v_BTC.view_as(k_BTGK), documents, wanted_Bn)
         if self.excludes_own_value:
-            read_BTHK = exclude_own_value(read_BTHK, v_BTGK)
-        if gate_BTH is not None:
-            read_BTHK = read_BTHK * gate_BTH[..., None]
-        return read_BTHK.reshape(batch, length, width)
+            read_BnHK = exclude_own_value(read_BnHK, at_positions(v_BTC, wanted_Bn).unflatten(2, k_BTGK.shape[2:]))
+        if gate_BnH is not None:
+            read_BnHK = read_BnHK * gate_BnH[..., None]
+        return read_BnHK.reshape(q_BnD.shape)
 
 
-def _read(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents | None) -> Tensor:
+def _read(
+    q_BnHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, documents: Documents | None, wanted_Bn: Tensor | None
+) -> Tensor:
     if documents is None:
-        return causal_attention(q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)).transpose(1, 2)
-    if len(q_BTHK) != 1:
-        raise ValueError(f"packed documents lie in one row; found {len(q_BTHK)} rows")
-    return varlen_attention(q_BTHK[0], k_BTGK[0], v_BTGK[0], documents.lengths_S, documents.longest)[None]
+        q_BHnK, k_BGTK, v_BGTK = q_BnHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)
+        return causal_attention(q_BHnK, k_BGTK, v_BGTK, wanted_Bn).transpose(1, 2)
+    if len(q_BnHK) != 1 or wanted_Bn is not None:
+        raise ValueError(f"packed documents lie in one row, all of it wanted; found {len(q_BnHK)} rows")
+    return varlen_attention(q_BnHK[0], k_BTGK[0], v_BTGK[0], documents.lengths_S, documents.longest)[None]
 
 
 def exclude_own_value(read_BTHK: Tensor, v_BTGK: Tensor) -> Tensor:
@@ -129,33 +141,37 @@ class Block(nn.Module):
         self.router = Affine(1, width) if layer in recipe.routed_layers else None
 
     def forward(self, h_BTD: Tensor, carried: Carried, matrices: LayerMatrices, rotary: Rotary) -> Tensor:
-        """The residual stream after this block; adds to `carried` what later blocks and the loss need."""
+        """The wanted positions of the residual stream [B, n, D] after this block.
+
+        Adds to `carried` what later blocks and the loss need.
+        """
         h_BTD = self.mixed(h_BTD, carried)
-        h_BTD = h_BTD + self.attend(h_BTD, carried, matrices, rotary)
-        return h_BTD + self.think(h_BTD, carried, matrices)
+        h_BnD = carried.wanted(h_BTD) + self.attend(h_BTD, carried, matrices, rotary)
+        return h_BnD + self.think(h_BnD, carried, matrices)
 
     def mixed(self, h_BTD: Tensor, carried: Carried) -> Tensor:
         """The stream with the learnt share of the one before any block."""
         if self.residual_mix is None:
             return h_BTD
         mix_2D = self.residual_mix.to(h_BTD.dtype)
-        return mix_2D[0] * h_BTD + mix_2D[1] * carried.start_BTD
+        return torch.addcmul(mix_2D[1] * carried.start_BTD, mix_2D[0], h_BTD)
 
     def attend(self, h_BTD: Tensor, carried: Carried, matrices: LayerMatrices, rotary: Rotary) -> Tensor:
-        """What attention adds to the stream."""
-        x_BTD = self._input(h_BTD)
-        q_BTD = carried.adapted(functional.linear(x_BTD, matrices.query), "query", x_BTD)
+        """What attention adds to the wanted positions of the stream [B, n, D]; it reads all of them."""
+        x_BTD = rms_norm(h_BTD, self.depth_scale)
+        x_BnD = carried.wanted(x_BTD)
+        q_BnD = carried.adapted(functional.linear(x_BnD, matrices.query), "query", x_BnD)
         k_BTC = carried.adapted(functional.linear(x_BTD, matrices.key), "key", x_BTD)
         v_BTC = self._values(x_BTD, matrices.value, carried)
-        read_BTD = self.attention(q_BTD, k_BTC, v_BTC, self._gate(x_BTD), rotary, carried.documents)
+        read_BnD = self.attention(q_BnD, k_BTC, v_BTC, self._gate(x_BnD), rotary, carried.documents, carried.wanted_Bn)
         # The adapter reads what enters the block, not what the heads read: published (spec pr2140.md 5.2).
         return _scaled(
-            carried.adapted(functional.linear(read_BTD, matrices.output), "output", x_BTD), self.attention_scale
+            carried.adapted(functional.linear(read_BnD, matrices.output), "output", x_BnD), self.attention_scale
         )
 
     def think(self, h_BTD: Tensor, carried: Carried, matrices: LayerMatrices) -> Tensor:
-        """What the MLP adds to the stream."""
-        x_BTD = self._input(h_BTD)
+        """What the MLP adds to the positions of the stream that it is given."""
+        x_BTD = rms_norm(h_BTD, self.depth_scale)
         thought_BTD = carried.adapted(mlp(x_BTD, matrices, self.slope), "mlp", x_BTD)
         if self.router is not None:
             # Dense here: shapes that depend on the data would break the compiled graph of training.
@@ -177,10 +193,6 @@ class Block(nn.Module):
         if carried.first_value_BTC is None:
             carried.first_value_BTC = v_BTC
         return mix_values(v_BTC, carried.first_value_BTC, self.value_mix.to(v_BTC.dtype))
-
-    def _input(self, h_BTD: Tensor) -> Tensor:
-        x_BTD = rms_norm(h_BTD)
-        return x_BTD if self.depth_scale == 1.0 else x_BTD * self.depth_scale
 
 
 def mix_values(own: Tensor, first: Tensor, mix_2: Tensor) -> Tensor:

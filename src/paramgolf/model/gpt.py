@@ -6,8 +6,8 @@
 
 Which block runs when is the route's (`route.py`): looped blocks, skips between visits, and where one stream becomes two
 lanes (`lanes.py`), whose mean it is in the end. A skip leaves and enters the first lane. Legend: B batch, T positions,
-D model width, V vocabulary, S skips, C channels of all values. All weights are (out, in), there are no biases, and the
-norms have no weights. Source: spec pr549.md and pr2140.md, section 2 each.
+n of them that are wanted, D model width, V vocabulary, S skips, C channels of all values. All weights are (out, in),
+there are no biases, and the norms have no weights. Source: spec pr549.md and pr2140.md, section 2 each.
 """
 
 from __future__ import annotations
@@ -89,15 +89,24 @@ class GPT(nn.Module):
         looping: bool = True,
         documents: Documents | None = None,
         adapters: Adapters | None = None,
+        positions_Bn: Tensor | None = None,
     ) -> Tensor:
         """States [B, T, D] after the last norm; row t has seen `tokens[:, :t + 1]`.
 
         With `quantise_bits` the blocks' matrices are rounded to so many, with straight-through gradients. Without
         `looping` each block runs once. `documents` lie end to end in one row (B = 1): attention stays within each,
         positions and everything else are those of the row. Row b takes what row b of the `adapters` adds.
+
+        `positions_Bn` (int64) asks for the states of some positions of each row [B, n, D], in its order; it spares the
+        last visit what the others alone would need. Not for packed `documents` (`ValueError`).
         """
         return self.hidden_and_pull(
-            tokens_BT, quantise_bits=quantise_bits, looping=looping, documents=documents, adapters=adapters
+            tokens_BT,
+            quantise_bits=quantise_bits,
+            looping=looping,
+            documents=documents,
+            adapters=adapters,
+            positions_Bn=positions_Bn,
         )[0]
 
     def hidden_and_pull(
@@ -108,6 +117,7 @@ class GPT(nn.Module):
         looping: bool = True,
         documents: Documents | None = None,
         adapters: Adapters | None = None,
+        positions_Bn: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The states as in `hidden`, and what a training loss adds to them: the pull of the routers, a scalar.
 
@@ -117,11 +127,13 @@ class GPT(nn.Module):
         x_BTD = self.embed(tokens_BT)
         token_value_BTC = None if self.value_embedding is None else self.value_embedding(tokens_BT, x_BTD.dtype)
         carried = Carried(x_BTD, token_value_BTC, documents, adapters)
-        h_BTD = self._walk(x_BTD, carried, quantise_bits, looping)
-        return rms_norm(h_BTD), self._pull(carried.scores_BT1) if self.training else None
+        h_BnD = self._walk(x_BTD, carried, quantise_bits, looping, positions_Bn)
+        return rms_norm(h_BnD), self._pull(carried.scores_BT1) if self.training else None
 
-    def _walk(self, h_BTD: Tensor, carried: Carried, quantise_bits: int, looping: bool) -> Tensor:
-        """The stream after all visits of the route."""
+    def _walk(
+        self, h_BTD: Tensor, carried: Carried, quantise_bits: int, looping: bool, positions_Bn: Tensor | None
+    ) -> Tensor:
+        """The stream after all visits of the route, at the positions that are asked for."""
         matrices = self.banks.split(h_BTD.dtype, quantise_bits)
         second_BTD: Tensor | None = None  # lane
         kept: list[Tensor] = []
@@ -130,6 +142,8 @@ class GPT(nn.Module):
                 second_BTD = h_BTD
             if joins >= 0:
                 h_BTD = self._join(h_BTD, kept.pop(), joins)
+            if carried.visit == len(self._routes[looping]) - 1:
+                carried.wanted_Bn = positions_Bn
             block: Block = self.blocks[layer]  # type: ignore[assignment]  # a list of modules forgets their class
             if self.lanes is not None and second_BTD is not None:
                 pair = (h_BTD, second_BTD)

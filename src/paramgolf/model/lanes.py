@@ -2,7 +2,8 @@
 
     a = attention(mix(lane0));  m = mlp(lane1);  lane_l = kept_l lane_l + added_0l a + added_1l m
 
-So the MLP does not wait for what attention found. Legend: B batch, T positions, D model width, L layers.
+So the MLP does not wait for what attention found. Legend: B batch, T positions, n of them that are wanted, D model
+width, L layers.
 Source: spec pr2140.md 2.3, item 3.
 """
 
@@ -30,12 +31,17 @@ class Lanes(nn.Module):
     def forward(
         self, lanes: Pair, layer: int, block: Block, carried: Carried, matrices: LayerMatrices, rotary: Rotary
     ) -> Pair:
-        """Both lanes [B, T, D] after one block."""
-        attended_BTD = block.attend(block.mixed(lanes[0], carried), carried, matrices, rotary)
-        thought_BTD = block.think(lanes[1], carried, matrices)
-        added_22, kept_2 = self.added[layer].to(lanes[0].dtype), self.kept[layer].to(lanes[0].dtype)
+        """The wanted positions of both lanes [B, n, D] after one block."""
+        attended_BnD = block.attend(block.mixed(lanes[0], carried), carried, matrices, rotary)
+        wanted = [carried.wanted(lane_BTD) for lane_BTD in lanes]
+        thought_BnD = block.think(wanted[1], carried, matrices)
+        added_22, kept_2 = self.added[layer].to(attended_BnD.dtype), self.kept[layer].to(attended_BnD.dtype)
         first, second = (
-            kept_2[lane] * lanes[lane] + added_22[0, lane] * attended_BTD + added_22[1, lane] * thought_BTD
+            torch.addcmul(
+                torch.addcmul(kept_2[lane] * wanted[lane], added_22[0, lane], attended_BnD),
+                added_22[1, lane],
+                thought_BnD,
+            )
             for lane in (0, 1)
         )
         return first, second

@@ -45,11 +45,16 @@ class Rotary(nn.Module):
         """Sines, as `cos_TR`; those of the second half with the other sign."""
         return self._tables[self._latest][1]
 
-    def forward(self, x_BTHK: Tensor, context: int = 0) -> Tensor:
-        """Turned `x_BTHK`, whose position t is its index in the second dimension; `context` as in `prepare`."""
+    def forward(self, x_BTHK: Tensor, context: int = 0, positions_BT: Tensor | None = None) -> Tensor:
+        """Turned `x_BTHK`, whose position t is its index in the second dimension; `context` as in `prepare`.
+
+        `positions_BT` names other positions, all below `context`.
+        """
         length = x_BTHK.shape[1]
-        cos_TR, sin_TR = self._table(length, self.recipe.rope_base_at(context or length))
-        cos_T1R, sin_T1R = cos_TR[:length, None].to(x_BTHK.dtype), sin_TR[:length, None].to(x_BTHK.dtype)
+        rows = length if positions_BT is None else context
+        cos_TR, sin_TR = self._table(rows, self.recipe.rope_base_at(context or length))
+        where = slice(length) if positions_BT is None else positions_BT
+        cos_T1R, sin_T1R = cos_TR[where].unsqueeze(-2).to(x_BTHK.dtype), sin_TR[where].unsqueeze(-2).to(x_BTHK.dtype)
         turned_BTHR = x_BTHK[..., : self.turned]
         # Rolling by half swaps the halves: one pass over memory where slicing and joining takes three.
         turned_BTHR = torch.addcmul(turned_BTHR * cos_T1R, turned_BTHR.roll(self.turned // 2, dims=-1), sin_T1R)

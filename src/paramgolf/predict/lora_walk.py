@@ -122,8 +122,9 @@ class Walk:
         with torch.enable_grad():
             chosen = None if len(lanes) == len(self._parts) else torch.tensor(lanes, device=device)
             adapters = self._states.adapters.chosen(chosen)
-            h_SWD = self._model.hidden(torch.from_numpy(inputs_SW).to(device), adapters=adapters)
-            h_SCD = h_SWD.gather(1, column_SC[:, :, None].expand(-1, -1, h_SWD.shape[2]))
+            h_SCD = self._model.hidden(
+                torch.from_numpy(inputs_SW).to(device), adapters=adapters, positions_Bn=column_SC
+            )
             return self._model.logits(h_SCD, adapters.delta(HEAD, 0, h_SCD))
 
     def _learn(self) -> None:
