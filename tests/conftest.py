@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread: the bits of sums, and the time of small ones, depend on how many there are."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +31,7 @@ def plain_gpt() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def small_models() -> ModuleType:
-    """Recipes of small models (`small_models.COMPOSED`, ...) and the filled model of spec pr549.md 8.10."""
+    """Recipes of small models (`.COMPOSED`, `.mixtures()`, ...) and the filled model of spec pr549.md 8.10."""
     return load("small_models.py")
 
 

@@ -1,10 +1,11 @@
-"""Recipes of small models that tests of several rooms share, and the model whose numbers spec pr549.md has."""
+"""Recipes of small models that tests of several rooms share, fixed and drawn, and the model of spec pr549.md 8.10."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import torch
+from hypothesis import strategies as st
 
 from paramgolf.model.gpt import GPT
 from paramgolf.recipe import ModelRecipe
@@ -111,6 +112,51 @@ _ORDER = (
     ),
 )
 _ONES = ("scale", "skip_weights", "query_gain")
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> ModelRecipe:
+    """Recipes with random switches, sizes and shapes."""
+    layers, kv_heads, size = draw(st.integers(1, 5)), draw(st.integers(1, 2)), draw(st.sampled_from([2, 4, 6, 8]))
+    heads = kv_heads * draw(st.integers(1, 3))
+    some_layers = st.sets(st.integers(0, layers - 1)).map(lambda chosen: tuple(sorted(chosen)))
+    turned = draw(st.sampled_from([c for c in (0, 2, 4) if c <= size]))
+    looped = tuple(sorted(draw(st.lists(st.integers(0, layers - 1), max_size=2))))
+    looped = tuple(range(looped[0], looped[-1] + 1)) if looped else ()
+    unet, gates = layers > 1 and draw(st.booleans()), draw(st.sampled_from(["none", "of heads", "sparse"]))
+    return ModelRecipe(
+        layers=layers,
+        width=heads * size,
+        heads=heads,
+        kv_heads=kv_heads,
+        mlp_ratio=draw(st.sampled_from([1.0, 2.2])),
+        mlp_slope=draw(st.sampled_from([0.0, 0.5])),
+        rope_base=draw(st.sampled_from([50.0, 10_000.0])),
+        rope_channels=turned,
+        rope_length=draw(st.sampled_from([0, 7])) if (turned or size) >= 4 else 0,
+        xsa_layers=draw(some_layers),
+        value_layers=draw(some_layers),
+        value_width=draw(st.integers(1, 9)),
+        bigram_buckets=draw(st.sampled_from([0, 3, 10])),
+        bigram_width=draw(st.integers(1, 9)),
+        smear=draw(st.sampled_from(["none", "everywhere", "within-document", "gated"])),
+        unet=unet,
+        residual_mix=draw(st.booleans()),
+        block_scales=draw(st.booleans()),
+        depth_scale=draw(st.booleans()),
+        value_residual=draw(st.booleans()),
+        gated_attention=gates == "of heads",
+        gated_mlp=draw(st.booleans()),
+        routed_layers=draw(some_layers),
+        skip_gates=unet and draw(st.booleans()),
+        looped_layers=looped,
+        loops=draw(st.integers(1, 3)),
+        parallel_layers=draw(st.integers(0, layers - (looped[-1] + 1 if looped else 0))),
+        sparse_gates=gates == "sparse",
+        gate_channels=draw(st.integers(1, heads * size)),
+        gate_scale=draw(st.sampled_from([0.5, 1.7])),
+        asymmetric_softcap=draw(st.booleans()),
+    )
 
 
 def spec_model() -> GPT:

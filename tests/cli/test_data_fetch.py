@@ -5,7 +5,6 @@ import dataclasses
 import fcntl
 import hashlib
 import http.server
-import io
 import json
 import shutil
 import threading
@@ -14,7 +13,6 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
-import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +22,7 @@ from paramgolf.text import hub_client, hub_download
 from paramgolf.text.byte_table import contest_byte_table
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 from paramgolf.text.caseops_training import train_contest_caseops
-from paramgolf.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from paramgolf.text.sentencepiece_tokenizer import SentencePieceTokenizer, train_model
 from paramgolf.text.shard_folder import ShardFolder
 from paramgolf.text.shards import shard_header
 from paramgolf.text.text import TrainText, digest_documents
@@ -45,25 +43,9 @@ def shard(ids) -> bytes:
 
 def contest_like() -> SentencePieceTokenizer:
     """1024 ids with the settings of spec pr549.md 1.3, of the text that every Python has."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(line for line in Path(argparse.__file__).read_text().split("\n") if line.strip()),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=1024,
-        character_coverage=0.999,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="nmt_nfkc",
-        add_dummy_prefix=False,
-        pad_id=0,
-        bos_id=1,
-        eos_id=2,
-        unk_id=3,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    return SentencePieceTokenizer(model.getvalue())
+    lines = [line for line in Path(argparse.__file__).read_text().split("\n") if line.strip()]
+    settings = {"character_coverage": 0.999, "normalization_rule_name": "nmt_nfkc"}
+    return SentencePieceTokenizer(train_model(lines, 1024, "contest-like", settings))
 
 
 TOKENIZER = contest_like()

@@ -25,17 +25,11 @@ from paramgolf.predict.ttt import TttPredictor
 from paramgolf.predict.window import WindowPredictor
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 V, BOUNDARY = 60, 1
 MODEL = ModelRecipe(layers=2, width=16, heads=4, kv_heads=2)
 SCORE = ScoreRecipe(window=16, stride=12, chunk=24, ttt_chunk=48, ttt_lr=1e-2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Counts:

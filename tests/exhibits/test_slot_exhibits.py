@@ -23,19 +23,11 @@ from paramgolf.predict.window import WindowPredictor
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 from paramgolf.referee.probes import probe_predictor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 V, BOUNDARY = 60, 1
 SCORE = ScoreRecipe(window=16, stride=12, chunk=32, ttt_lr=3e-3, ttt_epochs=3)
 SLOTS = ("slot", "slot-shared")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @functools.cache

@@ -22,6 +22,8 @@ from paramgolf.predict.window import WindowPredictor
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 V, BOUNDARY = 30, 1
 MODEL = ModelRecipe(layers=2, width=16, heads=2, kv_heads=1, smear="gated", gate_channels=4)
 SCORE = ScoreRecipe(
@@ -36,14 +38,6 @@ SCORE = ScoreRecipe(
     global_chunk=24,
     global_lr=0.05,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_model() -> GPT:

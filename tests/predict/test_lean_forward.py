@@ -19,16 +19,10 @@ from paramgolf.predict import lean_forward, lean_mlp
 from paramgolf.predict.lean_forward import lean_hidden, lean_logits
 from paramgolf.recipe import ModelRecipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 V, BOUNDARY = 40, 1
 ODD = ModelRecipe(layers=2, width=36, heads=6, kv_heads=3, mlp_ratio=1.5, rope_base=100.0, softcap=9.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_model(recipe: ModelRecipe, seed: int = 0) -> GPT:
@@ -79,45 +73,10 @@ def test_states_are_the_models_however_rows_are_cut_into_slabs(
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
+def test_any_mixture_of_parts_is_that_of_the_model(small_models: ModuleType, data: st.DataObject) -> None:
     """Random switches, sizes and shapes: states of the last positions agree to float noise."""
     draw = data.draw
-    layers, kv_heads, size = draw(st.integers(1, 4)), draw(st.integers(1, 2)), draw(st.sampled_from([4, 6, 8]))
-    heads = kv_heads * draw(st.integers(1, 3))
-    some_layers = st.sets(st.integers(0, layers - 1)).map(lambda chosen: tuple(sorted(chosen)))
-    looped = tuple(sorted(draw(st.lists(st.integers(0, layers - 1), max_size=2))))
-    looped = tuple(range(looped[0], looped[-1] + 1)) if looped else ()
-    unet, gates = layers > 1 and draw(st.booleans()), draw(st.sampled_from(["none", "of heads", "sparse"]))
-    recipe = ModelRecipe(
-        layers=layers,
-        width=heads * size,
-        heads=heads,
-        kv_heads=kv_heads,
-        mlp_slope=draw(st.sampled_from([0.0, 0.5])),
-        rope_channels=draw(st.sampled_from([0, 2, 4])),
-        xsa_layers=draw(some_layers),
-        value_layers=draw(some_layers),
-        value_width=draw(st.integers(1, 9)),
-        bigram_buckets=draw(st.sampled_from([0, 3, 10])),
-        bigram_width=draw(st.integers(1, 9)),
-        smear=draw(st.sampled_from(["none", "everywhere", "within-document", "gated"])),
-        unet=unet,
-        residual_mix=draw(st.booleans()),
-        block_scales=draw(st.booleans()),
-        depth_scale=draw(st.booleans()),
-        value_residual=draw(st.booleans()),
-        gated_attention=gates == "of heads",
-        gated_mlp=draw(st.booleans()),
-        routed_layers=draw(some_layers),
-        skip_gates=unet and draw(st.booleans()),
-        looped_layers=looped,
-        loops=draw(st.integers(1, 3)),
-        parallel_layers=draw(st.integers(0, layers - (looped[-1] + 1 if looped else 0))),
-        sparse_gates=gates == "sparse",
-        gate_channels=draw(st.integers(1, heads * size)),
-        gate_scale=draw(st.sampled_from([0.5, 1.7])),
-        asymmetric_softcap=draw(st.booleans()),
-    )
+    recipe = draw(small_models.mixtures())
     frames, length = draw(st.integers(1, 3)), draw(st.integers(1, 30))
     last = draw(st.integers(1, length))
     model, tokens = make_model(recipe, draw(st.integers(0, 99))), make_tokens(frames, length)

@@ -24,6 +24,8 @@ from paramgolf.predict.score import Score, score
 from paramgolf.predict.window import WindowPredictor
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 V, BOUNDARY = 40, 1
 MODEL = ModelRecipe(
     layers=3,
@@ -43,14 +45,6 @@ MODEL = ModelRecipe(
     asymmetric_softcap=True,
 )
 SCORE = ScoreRecipe(window=24, stride=12, chunk=16, lora_rank=3, lora_alpha=6.0, lora_chunks=(8,), lora_lr=0.02)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_model(*, exact: bool = False) -> GPT:

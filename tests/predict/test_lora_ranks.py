@@ -24,6 +24,8 @@ from paramgolf.predict.window import WindowPredictor
 from paramgolf.ranks import Ranks
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCRIPT = """
 import sys
 import numpy as np
@@ -69,14 +71,6 @@ SCORE = ScoreRecipe(
     window=16, stride=8, chunk=12, lora_rank=2, lora_chunks=(6,), lora_lr=1e-3, global_documents=4, global_chunk=30
 )
 DOCUMENTS = [np.random.default_rng(n).integers(2, 9, n) for n in (10, 26, 3, 13, 6, 18)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def score_on(ranks: Ranks, lanes: int, recipe: ScoreRecipe = SCORE) -> Score:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from paramgolf.artifact.artifact import Artifact
 from paramgolf.artifact.pack import pack
@@ -25,7 +24,7 @@ from paramgolf.recipe import ModelRecipe, Recipe, ScoreRecipe, TokenizerRecipe
 from paramgolf.text.byte_tokenizer import ByteTokenizer
 from paramgolf.text.text import HeldOutText
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 OnRanks = Callable[..., list[Any]]
 TOKENIZER = ByteTokenizer()
@@ -44,14 +43,6 @@ SCORE = ScoreRecipe(
     ngram_order=3,
 )
 TEXT = HeldOutText("held", [b"some words that come again, " * 6, b"", b"and other words that come again. " * 5])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_artifact(**changed: object) -> Artifact:

@@ -7,7 +7,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +28,8 @@ from paramgolf.predict.ttt import TttPredictor
 from paramgolf.predict.window import WindowPredictor
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 V, BOUNDARY = 40, 1
 MODEL = ModelRecipe(layers=2, width=16, heads=4, kv_heads=2)
 SCORE = ScoreRecipe(window=16, stride=12, chunk=24, slot_context=20, slot_interval=8, slot_steps=4, slot_lr=0.1)
@@ -42,14 +43,6 @@ KINDS = [
         ("both", "lbfgs", 0.0),
     ]
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_weights(vocab_size: int = V) -> dict[str, np.ndarray]:

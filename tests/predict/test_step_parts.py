@@ -140,49 +140,10 @@ def test_each_part_alone_is_that_of_the_model(part: dict[str, object]) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_any_mixture_of_parts_is_that_of_the_model(data: st.DataObject) -> None:
+def test_any_mixture_of_parts_is_that_of_the_model(small_models: ModuleType, data: st.DataObject) -> None:
     """Random switches, sizes, cuts and tokens: states agree, and no cut moves a bit."""
     draw = data.draw
-    layers, kv_heads, size = draw(st.integers(1, 5)), draw(st.integers(1, 2)), draw(st.sampled_from([2, 4, 6]))
-    heads = kv_heads * draw(st.integers(1, 3))
-    some_layers = st.sets(st.integers(0, layers - 1)).map(lambda chosen: tuple(sorted(chosen)))
-    turned = draw(st.sampled_from([c for c in (0, 2, 4) if c <= size]))
-    looped = tuple(sorted(draw(st.lists(st.integers(0, layers - 1), max_size=2))))
-    looped = tuple(range(looped[0], looped[-1] + 1)) if looped else ()
-    unet, gates = layers > 1 and draw(st.booleans()), draw(st.sampled_from(["none", "of heads", "sparse"]))
-    recipe = ModelRecipe(
-        layers=layers,
-        width=heads * size,
-        heads=heads,
-        kv_heads=kv_heads,
-        mlp_ratio=draw(st.sampled_from([1.0, 2.2])),
-        mlp_slope=draw(st.sampled_from([0.0, 0.5])),
-        rope_base=draw(st.sampled_from([50.0, 10_000.0])),
-        rope_channels=turned,
-        rope_length=draw(st.sampled_from([0, 7])) if (turned or size) >= 4 else 0,
-        xsa_layers=draw(some_layers),
-        value_layers=draw(some_layers),
-        value_width=draw(st.integers(1, 9)),
-        bigram_buckets=draw(st.sampled_from([0, 3, 10])),
-        bigram_width=draw(st.integers(1, 9)),
-        smear=draw(st.sampled_from(["none", "everywhere", "within-document", "gated"])),
-        unet=unet,
-        residual_mix=draw(st.booleans()),
-        block_scales=draw(st.booleans()),
-        depth_scale=draw(st.booleans()),
-        value_residual=draw(st.booleans()),
-        gated_attention=gates == "of heads",
-        gated_mlp=draw(st.booleans()),
-        routed_layers=draw(some_layers),
-        skip_gates=unet and draw(st.booleans()),
-        looped_layers=looped,
-        loops=draw(st.integers(1, 3)),
-        parallel_layers=draw(st.integers(0, layers - (looped[-1] + 1 if looped else 0))),
-        sparse_gates=gates == "sparse",
-        gate_channels=draw(st.integers(1, heads * size)),
-        gate_scale=draw(st.sampled_from([0.5, 1.7])),
-        asymmetric_softcap=draw(st.booleans()),
-    )
+    recipe = draw(small_models.mixtures())
     cuts = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
     inputs, weights = (
         make_tokens(sum(cuts), draw(st.integers(0, 99))),

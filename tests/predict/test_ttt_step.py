@@ -20,6 +20,8 @@ from paramgolf.predict.ttt_step import learning_rate
 from paramgolf.predict.window import WindowPredictor
 from paramgolf.recipe import ModelRecipe, ScoreRecipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 V, BOUNDARY = 60, 1
 MODEL = ModelRecipe(layers=3, width=16, heads=4, kv_heads=2, block_scales=True, residual_mix=True)
 SGD = ScoreRecipe(
@@ -35,14 +37,6 @@ SGD = ScoreRecipe(
     ttt_sequences=2,
 )
 TOKENS = np.random.default_rng(0).integers(2, V, 160)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> object:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_model() -> GPT:

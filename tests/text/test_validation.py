@@ -1,20 +1,18 @@
 """Which validation targets count, the bytes they stand for, and published figures from them, digit by digit."""
 
-import io
 import json
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramgolf.errors import TextError, TokenizerError
 from paramgolf.text import validation
 from paramgolf.text.byte_table import ByteTable, contest_byte_table
-from paramgolf.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from paramgolf.text.sentencepiece_tokenizer import SentencePieceTokenizer, train_model
 from paramgolf.text.tokenizer import load_tokenizer
 from paramgolf.text.validation import (
     Denominator,
@@ -179,25 +177,9 @@ def contest_like():
     """A model trained with the settings of spec pr549.md 1.3."""
     text = Path(__file__).read_text(encoding="utf-8").split("\n") * 3
     text += ["hello world café naïve A1 fine 1⁄2 a b x ...", "the fox and the hen: hello, world!"] * 30
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([line.strip() for line in text if line.strip()]),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=1024,
-        character_coverage=0.999,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="nmt_nfkc",
-        add_dummy_prefix=False,
-        pad_id=0,
-        bos_id=1,
-        eos_id=2,
-        unk_id=3,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    return SentencePieceTokenizer(model.getvalue())
+    lines = [line.strip() for line in text if line.strip()]
+    settings = {"character_coverage": 0.999, "normalization_rule_name": "nmt_nfkc"}
+    return SentencePieceTokenizer(train_model(lines, 1024, "contest-like", settings))
 
 
 CASES = [
