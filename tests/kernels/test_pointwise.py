@@ -9,7 +9,9 @@ from torch.autograd import gradcheck
 from paramgolf.kernels import loss as loss_module
 from paramgolf.kernels.loss import plain_softcapped_loss, softcapped_loss
 from paramgolf.kernels.norm import plain_rms_norm, rms_norm
+from paramgolf.kernels.own_value import exclude_own_value, plain_exclude_own_value
 from paramgolf.kernels.relu_squared import plain_relu_squared, relu_squared
+from paramgolf.kernels.turned_norm import plain_turned_norm, turned_norm
 
 DTYPES = [(torch.float64, 1e-12), (torch.float32, 3e-6)]
 
@@ -17,6 +19,16 @@ DTYPES = [(torch.float64, 1e-12), (torch.float32, 3e-6)]
 def draw(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
     x = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
     return x.requires_grad_()
+
+
+def compare(call, fast, plain, leaves: tuple[torch.Tensor, ...], tolerance: float) -> None:
+    """`call` of both gives the same values and gradients."""
+    found, expected = call(fast), call(plain)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    weight = draw(*found.shape, dtype=found.dtype, seed=2).detach()
+    gradients = [torch.autograd.grad((y * weight).sum(), leaves) for y in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=10 * tolerance)
 
 
 @pytest.mark.parametrize("fast,plain", [(rms_norm, plain_rms_norm), (relu_squared, plain_relu_squared)])
@@ -37,6 +49,35 @@ def test_norm_times_a_scale_equals_plain(scale: float) -> None:
     x = draw(5, 8)
     torch.testing.assert_close(rms_norm(x, scale), plain_rms_norm(x) * scale, rtol=0, atol=1e-12)
     assert gradcheck(lambda x: rms_norm(x, scale), (x,))
+
+
+@pytest.mark.parametrize("dtype,tolerance", DTYPES)
+@pytest.mark.parametrize("heads,groups", [(4, 4), (6, 2), (2, 1)])
+def test_excluded_values_equal_plain(dtype: torch.dtype, tolerance: float, heads: int, groups: int) -> None:
+    """What is left without the own value equals the definition, and so do the gradients; heads may share a value."""
+    read, value = draw(2, 3, heads, 8, dtype=dtype), draw(2, 3, groups, 8, dtype=dtype, seed=1)
+    compare(lambda f: f(read, value), exclude_own_value, plain_exclude_own_value, (read, value), tolerance)
+    assert gradcheck(exclude_own_value, (draw(1, 2, heads, 3), draw(1, 2, groups, 3, seed=1)))
+
+
+def test_no_value_excludes_nothing() -> None:
+    """Where the own value is nought all that was read stays, and no gradient reaches the value."""
+    read, value = draw(1, 2, 2, 4), torch.zeros(1, 2, 1, 4, dtype=torch.float64, requires_grad=True)
+    left = exclude_own_value(read, value)
+    left.sum().backward()
+    assert torch.equal(left, read) and torch.equal(value.grad, torch.zeros_like(value))
+    assert torch.equal(read.grad, torch.ones_like(read))
+
+
+@pytest.mark.parametrize("dtype,tolerance", DTYPES)
+@pytest.mark.parametrize("count", [2, 4, 8])
+@pytest.mark.parametrize("own_positions", [False, True])
+def test_turned_norms_equal_plain(dtype: torch.dtype, tolerance: float, count: int, own_positions: bool) -> None:
+    """Norm and rotary as one step equal the two, in values and gradients, with angles of each row or of all."""
+    x = draw(2, 3, 4, 8, dtype=dtype)
+    angles = draw(*((2, 3) if own_positions else (3,)), 1, count // 2, dtype=dtype, seed=1).detach()
+    cos, sin = torch.cat([angles.cos()] * 2, dim=-1), torch.cat([angles.sin(), -angles.sin()], dim=-1)
+    compare(lambda f: f(x, cos, sin), turned_norm, plain_turned_norm, (x,), tolerance)
 
 
 def test_norm_of_zero_is_zero() -> None:

@@ -30,8 +30,8 @@ def plain_rms_norm(x: Tensor, scale: float = 1.0) -> Tensor:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(RMS_EPS).rsqrt_()
-        gain = inverse if scale == 1.0 else inverse.mul_(scale)
+        gain = rms_inverse(x)
+        gain = gain if scale == 1.0 else gain.mul_(scale)
         y: Tensor = x * gain
         ctx.save_for_backward(y, gain)
         ctx.scale = scale
@@ -39,8 +39,17 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        # dx = gain (g - y mean(g y) / scale²): what would only lengthen x is taken out.
-        (gradient,) = gradients
         y, gain = ctx.saved_tensors
-        along = torch.linalg.vecdot(gradient, y).unsqueeze(-1).div_(-y.shape[-1] * ctx.scale**2)
-        return torch.addcmul(gradient, y, along).mul_(gain), None
+        return rms_gradient(gradients[0], y, gain, ctx.scale), None
+
+
+def rms_inverse(x: Tensor) -> Tensor:
+    """`1 / sqrt(mean(x²) + RMS_EPS)` over the last dimension, which stays with size 1."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(RMS_EPS).rsqrt_()
+
+
+def rms_gradient(gradient: Tensor, y: Tensor, gain: Tensor, scale: float = 1.0) -> Tensor:
+    """The gradient of x where that of y = gain x, gain = scale / rms(x), is `gradient`."""
+    # gain (g - y mean(g y) / scale²): what would only lengthen x is taken out.
+    along = torch.linalg.vecdot(gradient, y).unsqueeze(-1).div_(-y.shape[-1] * scale**2)
+    return torch.addcmul(gradient, y, along).mul_(gain)

@@ -17,15 +17,15 @@ from torch.nn import functional
 
 from paramgolf.kernels.attention import causal_attention
 from paramgolf.kernels.norm import rms_norm
+from paramgolf.kernels.own_value import exclude_own_value
 from paramgolf.kernels.relu_squared import relu_squared
+from paramgolf.kernels.turned_norm import turned_norm
 from paramgolf.kernels.varlen import Documents, varlen_attention
 from paramgolf.model.adapters import Adapters
 from paramgolf.model.banks import LayerMatrices
 from paramgolf.model.gates import Affine, SparseGate, opening
 from paramgolf.model.rotary import Rotary
 from paramgolf.recipe import ModelRecipe
-
-VALUE_EPS = 1e-12
 
 
 @dataclass
@@ -77,10 +77,12 @@ class Attention(nn.Module):
     ) -> Tensor:
         """What heads read for the wanted positions [B, n, D], of their own document alone; times each head's gate."""
         batch, length, _ = k_BTC.shape
-        context = length if documents is None else documents.longest
-        q_BnHK = rms_norm(q_BnD.unflatten(2, (self.heads, self.head_size)))
-        q_BnHK = rotary(q_BnHK, context, wanted_Bn) * self.query_gain.to(q_BnHK.dtype)[:, None]
-        k_BTGK = rotary(rms_norm(k_BTC.view(batch, length, self.kv_heads, self.head_size)), context)
+        q_BnHK, k_BTGK = q_BnD.unflatten(2, (self.heads, -1)), k_BTC.view(batch, length, self.kv_heads, -1)
+        context = 0 if documents is None else documents.longest
+        k_angles = rotary.angles(length, k_BTC.dtype, context)
+        q_angles = k_angles if wanted_Bn is None else rotary.angles(length, q_BnD.dtype, context, wanted_Bn)
+        q_BnHK = turned_norm(q_BnHK, *q_angles) * self.query_gain.to(q_BnHK.dtype)[:, None]
+        k_BTGK = turned_norm(k_BTGK, *k_angles)
         read_BnHK = _read(q_BnHK, k_BTGK, v_BTC.view_as(k_BTGK), documents, wanted_Bn)
         if self.excludes_own_value:
             read_BnHK = exclude_own_value(read_BnHK, at_positions(v_BTC, wanted_Bn).unflatten(2, k_BTGK.shape[2:]))
@@ -98,20 +100,6 @@ def _read(
     if len(q_BnHK) != 1 or wanted_Bn is not None:
         raise ValueError(f"packed documents lie in one row, all of it wanted; found {len(q_BnHK)} rows")
     return varlen_attention(q_BnHK[0], k_BTGK[0], v_BTGK[0], documents.lengths_S, documents.longest)[None]
-
-
-def exclude_own_value(read_BTHK: Tensor, v_BTGK: Tensor) -> Tensor:
-    """What each head read, without its part along the position's own value vector (XSA, spec pr549.md 2.6).
-
-    At least float32 inside, as published; returns the dtype of `read_BTHK`.
-    """
-    dtype = torch.promote_types(read_BTHK.dtype, torch.float32)
-    batch, length, heads, size = read_BTHK.shape
-    groups = v_BTGK.shape[2]
-    read_BTGNK = read_BTHK.reshape(batch, length, groups, heads // groups, size).to(dtype)
-    own_BTG1K = functional.normalize(v_BTGK.to(dtype), dim=-1, eps=VALUE_EPS)[:, :, :, None]
-    along_BTGN1 = (read_BTGNK * own_BTG1K).sum(dim=-1, keepdim=True)
-    return (read_BTGNK - along_BTGN1 * own_BTG1K).reshape(read_BTHK.shape).to(read_BTHK.dtype)
 
 
 class Block(nn.Module):

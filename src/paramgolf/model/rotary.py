@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from paramgolf.kernels.turned_norm import turned
 from paramgolf.recipe import ModelRecipe
 
 MOST_TABLES = 8  # of different bases
@@ -45,22 +46,20 @@ class Rotary(nn.Module):
         """Sines, as `cos_TR`; those of the second half with the other sign."""
         return self._tables[self._latest][1]
 
-    def forward(self, x_BTHK: Tensor, context: int = 0, positions_BT: Tensor | None = None) -> Tensor:
-        """Turned `x_BTHK`, whose position t is its index in the second dimension; `context` as in `prepare`.
+    def forward(self, x_BTHK: Tensor, context: int = 0) -> Tensor:
+        """Turned `x_BTHK`, whose position t is its index in the second dimension; `context` as in `prepare`."""
+        return turned(x_BTHK, *self.angles(x_BTHK.shape[1], x_BTHK.dtype, context))
 
-        `positions_BT` names other positions, all below `context`.
+    def angles(
+        self, length: int, dtype: torch.dtype, context: int = 0, positions_BT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [..., T, 1, R] for `turned`: of positions below `length`, or of `positions_BT` among them.
+
+        `context` as in `prepare`.
         """
-        length = x_BTHK.shape[1]
-        rows = length if positions_BT is None else context
-        cos_TR, sin_TR = self._table(rows, self.recipe.rope_base_at(context or length))
+        cos_TR, sin_TR = self._table(length, self.recipe.rope_base_at(context or length))
         where = slice(length) if positions_BT is None else positions_BT
-        cos_T1R, sin_T1R = cos_TR[where].unsqueeze(-2).to(x_BTHK.dtype), sin_TR[where].unsqueeze(-2).to(x_BTHK.dtype)
-        turned_BTHR = x_BTHK[..., : self.turned]
-        # Rolling by half swaps the halves: one pass over memory where slicing and joining takes three.
-        turned_BTHR = torch.addcmul(turned_BTHR * cos_T1R, turned_BTHR.roll(self.turned // 2, dims=-1), sin_T1R)
-        if self.turned == self.head_size:
-            return turned_BTHR
-        return torch.cat([turned_BTHR, x_BTHK[..., self.turned :]], dim=-1)
+        return cos_TR[where].unsqueeze(-2).to(dtype), sin_TR[where].unsqueeze(-2).to(dtype)
 
     def prepare(self, length: int, context: int = 0) -> None:
         """Make the tables serve sequences of `length`.

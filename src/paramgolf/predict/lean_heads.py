@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from paramgolf.kernels.norm import RMS_EPS
-from paramgolf.model.block import VALUE_EPS
+from paramgolf.kernels.own_value import VALUE_EPS
 from paramgolf.model.gpt import GPT
 
 
