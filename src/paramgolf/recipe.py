@@ -570,26 +570,31 @@ def _value(hint: Any, value: object, where: str) -> Any:
     return hint(value)
 
 
+def _flag(recipe: object, name: str) -> str:
+    """The setting as the command line spells it: `score.window` of a ScoreRecipe."""
+    return f"{type(recipe).__name__.removesuffix('Recipe').lower()}.{name}"
+
+
 def _positive(recipe: object, *names: str) -> None:
     for name in names:
         if not getattr(recipe, name) > 0:
-            raise RecipeError(f"{type(recipe).__name__}.{name}={getattr(recipe, name)} must be positive")
+            raise RecipeError(f"{_flag(recipe, name)}={getattr(recipe, name)} must be positive")
 
 
 def _not_negative(recipe: object, *names: str) -> None:
     for name in names:
         if not getattr(recipe, name) >= 0:  # nor not a number
-            raise RecipeError(f"{type(recipe).__name__}.{name}={getattr(recipe, name)} must not be negative")
+            raise RecipeError(f"{_flag(recipe, name)}={getattr(recipe, name)} must not be negative")
 
 
 def _fraction(recipe: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(recipe, name) <= 1:
-            raise RecipeError(f"{type(recipe).__name__}.{name}={getattr(recipe, name)} is outside 0..1")
+            raise RecipeError(f"{_flag(recipe, name)}={getattr(recipe, name)} is outside 0..1")
 
 
 def _divides(recipe: object, part: str, whole: str) -> None:
     if getattr(recipe, whole) % getattr(recipe, part):
         raise RecipeError(
-            f"{type(recipe).__name__}.{part}={getattr(recipe, part)} does not divide {whole}={getattr(recipe, whole)}"
+            f"{_flag(recipe, part)}={getattr(recipe, part)} does not divide {whole}={getattr(recipe, whole)}"
         )

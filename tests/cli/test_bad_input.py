@@ -8,11 +8,12 @@ from typing import cast
 import pytest
 
 from paramgolf.artifact.container import build_container
-from paramgolf.cli import main, quickstart, score
+from paramgolf.cli import main, quickstart, score, train
 from paramgolf.cli.judge import Judged
 from paramgolf.cli.life import discarded_if_nothing_is_saved
 from paramgolf.cli.output import Output
 from paramgolf.errors import OutputError
+from paramgolf.recipes import get_recipe
 from paramgolf.run_folder import RunFolder
 from paramgolf.text.text import TrainText
 
@@ -62,6 +63,25 @@ def test_train_on_empty_shards_frees_its_name(tmp_path: Path, capsys: Captured) 
     words = ["train", "quickstart", "--tokenizer.kind", "bytes", "--tokenizer.vocab_size", "260", "--data", data]
     assert "a window of sequence" in refused([*words, "--out", out], capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "text.txt"]
+
+
+@pytest.mark.parametrize(("name", "says"), [("lora-tlit", "did you mean lora-tilt?"), ("exhibit:peek", "honest names")])
+def test_train_asks_for_the_adaptation_first(name: str, says: str, tmp_path: Path, capsys: Captured) -> None:
+    """What `score` could not honour is refused before a second is trained, and nothing is left."""
+    text, data, out = tmp_path / "text.txt", tmp_path / "data", tmp_path / "run"
+    text.write_text("a few words\n" * 30)
+    assert main(["data", "prepare", str(text), "--tokenizer", "bytes", "--out", str(data)]) == 0
+    capsys.readouterr()
+    words: list[object] = ["train", "quickstart", "--data", data, "--out", out, "--score.adapt", name]
+    said = refused([*words, "--tokenizer.kind", "bytes", "--tokenizer.vocab_size", "260"], capsys)
+    assert f"score.adapt={name!r}" in said and says in said
+    assert not out.exists()
+
+
+def test_train_says_what_calibration_takes_of_its_seconds() -> None:
+    """The first line tells why the display counts fewer seconds than were asked for, where calibration takes some."""
+    assert train._kept(get_recipe("pr2140_tiny")) == ", 15 of 300 s are kept for calibration"
+    assert train._kept(get_recipe("quickstart")) == ""
 
 
 def test_a_missing_folder_of_shards_is_called_missing(tmp_path: Path, capsys: Captured) -> None:

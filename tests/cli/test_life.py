@@ -102,7 +102,9 @@ def test_a_limit_takes_whole_documents(home: Path, capsys: Captured) -> None:
     first = len((home / "held" / "0.txt").read_bytes())
     words = ["score", str(home / "run" / "model.pyz"), str(home / "held"), "--limit"]
     assert main([*words, str(first + 5), "--json"]) == 0
-    assert _json(capsys)["bytes"] == first
+    said = capsys.readouterr()
+    assert json.loads(said.out)["bytes"] == first
+    assert said.err.endswith(" FILE FILE.pgc\n")  # a folder cannot be encoded
     assert main([*words, str(first - 1)]) == 2
     assert f"{first:,}" in capsys.readouterr().err
 

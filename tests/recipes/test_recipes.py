@@ -192,11 +192,14 @@ def test_unknown_names_get_a_suggestion(wrong: str, hint: str) -> None:
             lambda: ScoreRecipe(lora_chunks=(1, 1, 1), lora_chunks_until=(5, 3)),
             "lora_chunks_until=5,3 must ascend .* score.lora_chunks=1,1,1",
         ),
-        (lambda: BudgetRecipe(train_seconds=0), "train_seconds=0 must be positive"),
+        (lambda: BudgetRecipe(train_seconds=0), "^budget.train_seconds=0 must be positive"),
+        (lambda: ModelRecipe(heads=0), "^model.heads=0 must be positive"),
+        (lambda: ScoreRecipe(tilt_boost=-1.0), "^score.tilt_boost=-1.0 must not be negative"),
+        (lambda: ScoreRecipe(tilt_share=2.0), "^score.tilt_share=2.0 is outside 0..1"),
     ],
 )
 def test_contradictions_name_fields_and_values(make: object, says: str) -> None:
-    """A contradiction is refused where it is made, with the names and the values of both sides."""
+    """A contradiction is refused where it is made, with the names that the flags have and the values of both sides."""
     with pytest.raises(RecipeError, match=says):
         make()  # type: ignore[operator]  # a lambda of the table above
 

@@ -78,7 +78,7 @@ def test_documents_stay_where_coarseness_1_carries_them():
 
 
 def test_a_hopeless_budget_says_by_how_much_and_what_costs_most():
-    """`BudgetError` holds what is missing, the smallest size, and the three dearest tensors, dearest first."""
+    """`BudgetError` holds what is missing, the smallest size, three tensors, dearest first, and what is no weight."""
     tensors = {"small": 10, "blocks.0.mlp.up.weight": 9_000, "embedding.weight": 30_000, "a": 5_000}
     smallest = packed([])(Setting(0, 64.0))
     for fit in (
@@ -93,7 +93,9 @@ def test_a_hopeless_budget_says_by_how_much_and_what_costs_most():
             fit()
         first, second = str(raised.value).splitlines()
         assert f"777 too small: this model takes at least {smallest:,} bytes" in first
-        assert second == "most bytes go to embedding.weight (30,000), blocks.0.mlp.up.weight (9,000), a (5,000)"
+        dear, rest = second.split("; ")
+        assert dear == "most bytes go to embedding.weight (30,000), blocks.0.mlp.up.weight (9,000), a (5,000)"
+        assert rest == f"{smallest - 44_010:,} are no weights: code, tokenizer and tables"
 
 
 def test_a_staircase_ends_below_the_budget():

@@ -33,3 +33,14 @@ def require_honest(name: str) -> None:
     if name not in ADAPTATIONS:
         known = ", ".join(ADAPTATIONS)
         raise RecipeError(f"cannot code with {name!r}{suggestion(name, ADAPTATIONS)}; known: {known}")
+
+
+def require_adaptation(name: str) -> None:
+    """Raise `RecipeError` unless a recipe may ask for `name`: before the training, not after it."""
+    from paramgolf.cli.arguments import suggestion
+    from paramgolf.errors import RecipeError
+    from paramgolf.predict.adapt import ADAPTATIONS
+
+    if name not in ADAPTATIONS:
+        also = suggestion(name, ADAPTATIONS) or "; a recipe takes the honest names only"
+        raise RecipeError(f"score.adapt={name!r} is not known{also} (`paramgolf score --help` lists all)")

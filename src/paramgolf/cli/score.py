@@ -77,8 +77,10 @@ def _run(options: argparse.Namespace, output: Output, ranks: Ranks, begin: float
         _show_difference(judged, _keep(judged, options.out), options.out, output)
     if options.out is not None and (options.out / "recipe.json").exists():
         output.next("paramgolf", "check", options.out, "--text", options.text)
-    else:
+    elif options.text.is_file():
         output.next("paramgolf", "encode", options.artifact, options.text, f"{options.text.name}.pgc")
+    else:
+        output.next("paramgolf", "encode", options.artifact, "FILE", "FILE.pgc")
     output.result(_record(judged))
     return 1 if judged.failed else 0
 

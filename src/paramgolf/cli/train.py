@@ -53,17 +53,27 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 
 def _begin(options: argparse.Namespace, ranks: Ranks) -> Path | None:
+    from paramgolf.cli.adapt_names import require_adaptation
     from paramgolf.cli.life import require_tokenizer, train_new_run
 
     if options.data is None:
         raise UsageError("--data DIR is needed: a folder that `paramgolf data prepare` wrote")
     recipe = recipe_of(options)
+    require_adaptation(recipe.score.adapt)
     out = options.out or Path("runs") / f"{recipe.name}-{recipe.fingerprint()}"
     data = _data(options.data)
     require_tokenizer(recipe, data.tokenizer, str(options.data))
     command = shlex.join(["paramgolf", "train", *_words(options, out)])
-    says = f"recipe {recipe.name} {recipe.fingerprint()} on {options.data}"
+    says = f"recipe {recipe.name} {recipe.fingerprint()} on {options.data}{_kept(recipe)}"
     return train_new_run(recipe, data, out, ranks, command, says)
+
+
+def _kept(recipe: Recipe) -> str:
+    """Says which part of the training seconds the progress display does not count, if there is one."""
+    from paramgolf.cli.calibrate import training_part
+
+    kept = recipe.budget.train_seconds - training_part(recipe).budget.train_seconds
+    return f", {kept:g} of {recipe.budget.train_seconds:g} s are kept for calibration" if kept else ""
 
 
 def _resume(options: argparse.Namespace, ranks: Ranks) -> Path | None:

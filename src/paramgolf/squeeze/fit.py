@@ -110,11 +110,14 @@ def fit_allocated(
 
 
 def _hopeless(budget: int, smallest: int, how: str, setting: Setting, by_tensor: ByTensor | None) -> BudgetError:
-    """By how much the budget is missed, and the three tensors that cost most."""
+    """By how much the budget is missed, the three tensors that cost most, and what no weight costs."""
     dear = ""
     if by_tensor is not None:
-        found = sorted(by_tensor(setting).items(), key=lambda item: (-item[1], item[0]))[:3]
+        sizes = by_tensor(setting)
+        found = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:3]
+        rest = smallest - sum(sizes.values())
         dear = "\nmost bytes go to " + ", ".join(f"{name} ({taken:,})" for name, taken in found)
+        dear += f"; {rest:,} are no weights: code, tokenizer and tables"
     return BudgetError(
         f"a budget of {budget:,} bytes is {smallest - budget:,} too small: this model takes at least {smallest:,} "
         f"bytes ({how}); use a smaller model or a larger budget{dear}"
