@@ -45,7 +45,8 @@ class _RmsNorm(torch.autograd.Function):
 
 def rms_inverse(x: Tensor) -> Tensor:
     """`1 / sqrt(mean(x²) + RMS_EPS)` over the last dimension, which stays with size 1."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(RMS_EPS).rsqrt_()
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return length.square_().div_(x.shape[-1]).add_(RMS_EPS).rsqrt_()
 
 
 def rms_gradient(gradient: Tensor, y: Tensor, gain: Tensor, scale: float = 1.0) -> Tensor:

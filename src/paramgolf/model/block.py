@@ -77,7 +77,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """What heads read for the wanted positions [B, n, D], of their own document alone; times each head's gate."""
         batch, length, _ = k_BTC.shape
-        q_BnHK, k_BTGK = q_BnD.unflatten(2, (self.heads, -1)), k_BTC.view(batch, length, self.kv_heads, -1)
+        heads, groups, size = self.heads, self.kv_heads, self.head_size
+        q_BnHK, k_BTGK = q_BnD.view(batch, -1, heads, size), k_BTC.view(batch, length, groups, size)
         context = 0 if documents is None else documents.longest
         k_angles = rotary.angles(length, k_BTC.dtype, context)
         q_angles = k_angles if wanted_Bn is None else rotary.angles(length, q_BnD.dtype, context, wanted_Bn)
@@ -85,7 +86,7 @@ class Attention(nn.Module):
         k_BTGK = turned_norm(k_BTGK, *k_angles)
         read_BnHK = _read(q_BnHK, k_BTGK, v_BTC.view_as(k_BTGK), documents, wanted_Bn)
         if self.excludes_own_value:
-            read_BnHK = exclude_own_value(read_BnHK, at_positions(v_BTC, wanted_Bn).unflatten(2, k_BTGK.shape[2:]))
+            read_BnHK = exclude_own_value(read_BnHK, at_positions(v_BTC, wanted_Bn).view(batch, -1, groups, size))
         if gate_BnH is not None:
             read_BnHK = read_BnHK * gate_BnH[..., None]
         return read_BnHK.reshape(q_BnD.shape)
