@@ -214,6 +214,18 @@ def test_own_validation_text_for_training_shards_of_others(tmp_path: Path, capsy
     assert json.loads(shown.out)["held_out"]["documents"] == 7
 
 
+def test_all_of_a_text_can_be_held_out_beside_training_shards(texts: Path, tmp_path: Path, capsys: Captured) -> None:
+    """With --train-shards --held-out-first may name every document: nothing need be left to learn from."""
+    text, data, val = tmp_path / "new.jsonl", tmp_path / "data", tmp_path / "val"
+    text.write_text("".join(json.dumps({"text": word}) + "\n" for word in ("a new one", "", "\ue001Capitals")))
+    assert main(["data", "prepare", str(texts), "--tokenizer", "bytes", "--out", str(data)]) == 0
+    words = ["data", "prepare", str(text), "--train-shards", str(data), "--out", str(val), "--held-out-first"]
+    capsys.readouterr()
+    assert main([*words, "4"]) == 2 and "first 4 of 3" in capsys.readouterr().err
+    assert main([*words, "3", "--json"]) == 0
+    assert "3 documents" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_copies_of_held_out_documents_are_refused_or_left_out(tmp_path: Path, capsys: Captured) -> None:
     """A document on both sides of --held-out-first is refused; --leave-out-copies drops it from training."""
     texts = [f"document {index} of the text " * 9 for index in [0, 1, 2, 3, 1, 4]]

@@ -134,9 +134,11 @@ def _held_out(
     from paramgolf.text.text import HeldOutText
     from paramgolf.text.unseen import seen_documents
 
-    own = Split.of_manifest(data.manifest)
-    flagged = options.held_out_first is not None or options.held_out is not None
-    if flagged or own is None:
+    own, first = Split.of_manifest(data.manifest), options.held_out_first
+    flagged = first is not None or options.held_out is not None
+    if first == len(documents):  # nothing need be left to learn from
+        held_out, split = HeldOutText(f"{options.inputs[0].stem}-held-out", documents), Split("first", first)
+    elif flagged or own is None:
         _, held_out, split = _divide(options, documents)
     else:
         held_out, split = HeldOutText(f"{options.inputs[0].stem}-held-out", _as_divided(documents, own)), own
