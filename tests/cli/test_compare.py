@@ -31,6 +31,7 @@ def write_run(
     text: str = "held",
     layers: int = 2,
     adapt: str = "none",
+    order: str = "stream",
     legal: bool = True,
 ) -> Path:
     """The files of a scored run: about `level` bits a token, some documents harder, the same in every run."""
@@ -41,7 +42,7 @@ def write_run(
     own = np.random.default_rng([seed or 0, layers]).normal(0, 0.1, len(hard))
     score = Score(
         bits=np.maximum(0.0, level * hard + own),
-        plan=plan(sizes.tolist(), chunk=64),
+        plan=plan(sizes.tolist(), chunk=64, order=order),
         bytes=int(3 * sizes.sum()),
         text_digest=hashlib.sha256(text.encode()).hexdigest(),
         seconds=2.5,
@@ -184,6 +185,16 @@ def test_an_illegal_score_is_marked(tmp_path: Path, capsys: Captured) -> None:
     assert main(["compare", *map(str, runs)]) == 0
     page = capsys.readouterr().out
     assert "NOT legal" in page and "NO" in page and "against small:" in page and "better on 40 and worse on 0" in page
+
+
+def test_scores_in_another_order_are_another_group(tmp_path: Path, capsys: Captured) -> None:
+    """Two seeds whose documents were scored in two orders are no sample of one thing, and the group names its order."""
+    runs = [write_run(tmp_path / "a", 1, 3.0), write_run(tmp_path / "b", 2, 3.0, order="longest-first")]
+    groups = compared(capsys, *runs)["groups"]
+    assert [(group["name"], group["order"]) for group in groups] == [
+        ("small", "stream"),
+        ("small, longest-first", "longest-first"),
+    ]
 
 
 def test_wrong_folders_are_refused_with_the_next_step(tmp_path: Path, capsys: Captured) -> None:

@@ -119,6 +119,46 @@ def test_an_exhibit_is_caught_by_its_rule(home: Path, tmp_path: Path, capsys: Ca
     assert "blind-to-target" in {finding["rule"] for finding in record["findings"] if finding["status"] == "FAIL"}
     kept = json.loads((tmp_path / "rogue" / "verdict.json").read_text())
     assert kept["legal"] is False and (tmp_path / "rogue" / "bits.npz").exists()
+    phases = {entry["name"]: entry["seconds"] for entry in record["ledger"]}
+    assert 0 < record["audit_seconds"] <= phases["evaluation: score"]
+
+
+@pytest.mark.slow
+def test_an_exhibit_that_was_not_met_is_not_legal(home: Path, tmp_path: Path, capsys: Captured) -> None:
+    """On a text too short for its fault a rogue leaves its rule unproven, and exits 1 as one that never counts."""
+    (tmp_path / "short.txt").write_text("".join(chr(33 + index) for index in range(80)))
+    words = ["score", str(home / "run" / "model.pyz"), str(tmp_path / "short.txt"), "--adapt", "exhibit:gated-tilt"]
+    assert main([*words, "--json"]) == 1
+    said = capsys.readouterr()
+    record = json.loads(said.out)
+    rule = next(one for one in record["findings"] if one["rule"] == "sums-to-one")
+    assert record["legal"] is False and rule["status"] == "UNPROVEN" and "did not show its fault" in rule["says"]
+    assert "NOT legal: gated-tilt is an exhibit" in said.err
+
+
+@pytest.mark.slow
+def test_another_order_than_the_recipes_is_recorded_and_followed(home: Path, run: Path, capsys: Captured) -> None:
+    """`score --order` charges the lengths, names its class, and `check` follows the order that is recorded."""
+    words = ["score", str(run / "model.pyz"), str(home / "held")]
+    assert main([*words, "--json"]) == 0
+    plain = _json(capsys)
+    assert main([*words, "--order", "longest-first", "--out", str(run), "--json"]) == 0
+    said = capsys.readouterr()
+    record = json.loads(said.out.splitlines()[-1])
+    assert (plain["order_class"], record["order_class"]) == ("stream", "permuted-stateful")
+    assert record["plan"]["order"] == "longest-first" and record["side_bits"] > plain["side_bits"]
+    assert "documents longest-first, permuted-stateful:" in said.err
+    main(["check", str(run), "--text", str(home / "held"), "--json"])
+    found = {finding["rule"]: finding for finding in _json(capsys)["findings"]}
+    assert found["document-order"]["numbers"]["class"] == "permuted-stateful"
+    assert found["reproducible"]["status"] == "PASS" and "Scored again" in found["reproducible"]["says"]
+
+
+def test_a_rogue_keeps_to_the_stream(home: Path, capsys: Captured) -> None:
+    """An exhibit finds its place by the stream's order, so another one is refused; so is one that does not exist."""
+    words = ["score", str(home / "run" / "model.pyz"), str(home / "held"), "--adapt", "exhibit:peek", "--order"]
+    assert main([*words, "longest-first"]) == 2 and "runs in the stream's order" in capsys.readouterr().err
+    assert main([*words, "shortest-first"]) == 2 and "longest-first" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -148,7 +188,7 @@ def test_every_honest_adaptation_is_legal_and_decodes(name: str, home: Path, tmp
 def test_an_unknown_adaptation_is_refused(home: Path, tmp_path: Path, capsys: Captured) -> None:
     """A misspelt name gives the nearest one; a rogue cannot be used to code."""
     words = ["score", str(home / "run" / "model.pyz"), str(home / "held"), "--adapt", "exhibit:peak"]
-    assert main(words) == 2 and "did you mean exhibit:peek?" in capsys.readouterr().err
+    assert main(words) == 2 and "did you mean exhibit:peek? (`paramgolf score --help` lists" in capsys.readouterr().err
     words = ["encode", str(home / "run" / "model.pyz"), str(home / "held" / "0.txt"), str(tmp_path / "x")]
     assert main([*words, "--adapt", "exhibit:peek"]) == 2 and not (tmp_path / "x").exists()
 

@@ -2,7 +2,7 @@
 
 import io
 
-from paramgolf.cli.meter import Meter, describe
+from paramgolf.cli.meter import Meter, announced, describe
 
 
 class Terminal(io.StringIO):
@@ -42,6 +42,14 @@ def test_a_terminal_is_redrawn_and_left_clean() -> None:
         meter.update(2, 2)
     assert stream.getvalue().count("\n") == 1 and stream.getvalue().endswith("\n")
     assert stream.getvalue().count("\r\x1b[K") == 2 and "1.5 bits" in stream.getvalue()
+
+
+def test_a_job_of_unknown_length_is_announced() -> None:
+    """The line stands before the job begins: for good in a pipe, until the job ends on a terminal."""
+    pipe, terminal = io.StringIO(), Terminal()
+    with announced("probing ...", pipe), announced("probing ...", terminal):
+        assert pipe.getvalue() == "probing ...\n" and terminal.getvalue() == "probing ..."
+    assert pipe.getvalue() == "probing ...\n" and terminal.getvalue() == "probing ...\r\x1b[K"
 
 
 def test_nothing_to_do_is_done() -> None:

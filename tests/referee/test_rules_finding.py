@@ -22,6 +22,17 @@ def test_only_passes_make_a_legal_verdict() -> None:
     assert not Verdict("r", ()).legal
 
 
+def test_one_claim_with_two_proofs_is_said_once() -> None:
+    """What scoring and probes both found is one claim with two proofs; other sentences stand one after the other."""
+    proofs = ("rows sum to one: while scoring (15 positions).", "rows sum to one: in probes (8 positions). A twin too.")
+    found = merge([Finding("sums-to-one", "PASS", says) for says in proofs])
+    assert [finding.says for finding in found] == [
+        "rows sum to one: while scoring (15 positions); in probes (8 positions). A twin too."
+    ]
+    others = merge([Finding("size", "PASS", "fits."), Finding("size", "PASS", "as it was: fits.")])
+    assert others[0].says == "fits. as it was: fits."
+
+
 def test_a_verdict_comes_back_from_json() -> None:
     """to_json is plain JSON that from_json reads back; numpy numbers and infinities survive as JSON can hold them."""
     numbers = {"a": np.int64(3), "b": np.float64(0.5), "c": math.inf, "d": math.nan, "e": "word", "f": 2**70}

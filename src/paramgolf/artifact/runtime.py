@@ -68,6 +68,7 @@ def build_parser(name: str) -> argparse.ArgumentParser:
     score = _verb(verbs, "score", _score, "bits per byte of a text, audited while it is computed")
     score.add_argument("file", type=Path, metavar="FILE", help="a file, a .jsonl of documents, or a folder")
     score.add_argument("--adapt", metavar="NAME", help="what adapts while it scores (default: as the recipe says)")
+    score.add_argument("--order", metavar="ORDER", help="of documents: stream or longest-first (default: the same)")
     score.add_argument("--limit", type=_positive, metavar="BYTES", help="the first whole documents only")
     score.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
     encode = _verb(verbs, "encode", _encode, "compress a file")
@@ -110,6 +111,7 @@ def _score(path: Path, options: argparse.Namespace) -> int:
         text,
         options.adapt,
         limit=options.limit,
+        order=options.order,
         progress=lambda done, total, bits: report(done / total),
     )
     passed = found.audit.passed()

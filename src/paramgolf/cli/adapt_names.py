@@ -32,7 +32,7 @@ def require_honest(name: str) -> None:
 
     if name not in ADAPTATIONS:
         known = ", ".join(ADAPTATIONS)
-        raise RecipeError(f"cannot code with {name!r}{suggestion(name, ADAPTATIONS)}; known: {known}")
+        raise RecipeError(f"cannot code with {name!r}{suggestion(name, ADAPTATIONS)} (known: {known})")
 
 
 def require_adaptation(name: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -42,6 +43,19 @@ class Meter:
         self._shown, self._drawn = time_now, True
         line = f"{self._label} {describe(done, total, time_now - self._begin, self._unit)}{says and f'  {says}'}"
         print(f"\r\x1b[K{line}" if self._live else line, end="" if self._live else "\n", file=self._stream, flush=True)
+
+
+@contextlib.contextmanager
+def announced(line: str, stream: TextIO | None = None) -> Iterator[None]:
+    """Show `line` while a job of unknown length runs; a terminal's line is cleared after it."""
+    stream = sys.stderr if stream is None else stream
+    live = stream.isatty()
+    print(line, end="" if live else "\n", file=stream, flush=True)
+    try:
+        yield
+    finally:
+        if live:
+            print("\r\x1b[K", end="", file=stream, flush=True)
 
 
 def describe(done: int, total: int, seconds: float, unit: str) -> str:

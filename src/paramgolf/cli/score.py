@@ -20,17 +20,27 @@ from paramgolf.cli.output import Output
 if TYPE_CHECKING:
     from paramgolf.cli.judge import Judged
     from paramgolf.predict.evaluation import Evaluation
+    from paramgolf.predict.orders import OrderClass
     from paramgolf.predict.score import Score, ScoreIncomplete
     from paramgolf.ranks import Ranks
+    from paramgolf.recipe import ScoreRecipe
     from paramgolf.referee.finding import Verdict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Artifact, text, adaptation, and where the score is kept."""
+    """Artifact, text, adaptation, order, and where the score is kept."""
+    from paramgolf.predict.orders import ORDERS
+
     parser.epilog = adapt_help()
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="a model.pyz")
     parser.add_argument("text", type=Path, metavar="TEXT", help="a text file, a container, a folder, or a shard folder")
     parser.add_argument("--adapt", metavar="NAME", help="what adapts, of the names below (default: the recipe's)")
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        metavar="|".join(ORDERS),
+        help="of documents; what tells a decoder all but the stream's is charged (default: the recipe's score.order)",
+    )
     parser.add_argument("--limit", type=byte_count, metavar="BYTES", help="score the first whole documents only")
     parser.add_argument(
         "--seconds", type=seconds, metavar="S", help="the evaluation's time (default: the recipe's budget.eval_seconds)"
@@ -67,12 +77,13 @@ def _run(options: argparse.Namespace, output: Output, ranks: Ranks, begin: float
             text = held_out_text(options.text, artifact.tokenizer)
         if options.seconds is None:
             evaluation.limit = artifact.recipe.budget.eval_seconds
-        judged = judge(artifact, text, options.adapt, limit=options.limit, evaluation=evaluation)
+        judged = judge(artifact, text, options.adapt, limit=options.limit, order=options.order, evaluation=evaluation)
     except ScoreIncomplete as error:
         return _refuse(error, evaluation, options, output) if ranks.leads else 1
     if not ranks.leads:
         return 0
-    _show(judged, output)  # first: a full disk must not cost what was found
+    kind = _order_class(judged, artifact.recipe.score)
+    _show(judged, kind, output)  # first: a full disk must not cost what was found
     if options.out is not None:
         _show_difference(judged, _keep(judged, options.out), options.out, output)
     if options.out is not None and (options.out / "recipe.json").exists():
@@ -81,7 +92,7 @@ def _run(options: argparse.Namespace, output: Output, ranks: Ranks, begin: float
         output.next("paramgolf", "encode", options.artifact, options.text, f"{options.text.name}.pgc")
     else:
         output.next("paramgolf", "encode", options.artifact, "FILE", "FILE.pgc")
-    output.result(_record(judged))
+    output.result({**_record(judged), "order_class": kind})
     return 1 if judged.failed else 0
 
 
@@ -132,23 +143,34 @@ def _show_difference(judged: Judged, kept: Verdict, folder: Path, output: Output
         output.table([(finding.status, finding.rule, finding.says) for finding in wrong])
 
 
-def _show(judged: Judged, output: Output) -> None:
+def _order_class(judged: Judged, settings: ScoreRecipe) -> OrderClass | None:
+    """How the order of documents and what is carried between them bear on the score (rules.md, V12)."""
+    from paramgolf.predict.orders import carries, order_class
+
+    if judged.score is None:
+        return None
+    order = judged.score.plan
+    return order_class(order.order, carries=carries(judged.score.adapt, settings, order.lanes))
+
+
+def _show(judged: Judged, kind: OrderClass | None, output: Output) -> None:
     found = judged.score
     if found is not None:
         output.say(f"{found.bpb:.4f} bits per byte: {found.total_bits:,.0f} bits for {found.bytes:,} bytes")
         speed = found.tokens / found.seconds if found.seconds > 0 else 0.0
         output.say(f"{found.tokens:,} tokens in {found.seconds:.1f} s ({speed:,.0f} tokens/s), adapt {found.adapt}")
-        if found.plan.order != "stream":
+        if kind != "stream":
             output.say(
-                f"documents {found.plan.order}: {found.side_bits:,} bits tell the order (the contest charges none; "
-                f"naming it alone takes {found.plan.permutation_bits:,.0f})"
+                f"documents {found.plan.order}, {kind}: {found.side_bits:,} bits tell the order (the contest charges "
+                f"none; naming it alone takes {found.plan.permutation_bits:,.0f})"
             )
         _show_time(found, output)
         if found.documents_not_lossless:
             documents = len(found.plan.lengths)
             output.say(f"not lossless: {found.documents_not_lossless:,} of {documents:,} documents differ")
     output.table([(finding.status, finding.rule, finding.says) for finding in judged.verdict.findings])
-    output.say("legal" if judged.verdict.legal else "NOT legal")
+    rogue = f": {judged.exhibit} is an exhibit, whose score never counts" if judged.exhibit else ""
+    output.say("legal" if judged.verdict.legal else f"NOT legal{rogue}")
 
 
 def _show_time(found: Score, output: Output) -> None:

@@ -7,8 +7,8 @@ distribution, and every hint comes from "the past", but no one order makes all f
 the smallest text the scores of all outcomes add up to 1.64 (spec pr2140.md, 6.6). Caught by `score-before-update`.
 
 Here the scorer follows the stream, whatever the recipe's order, and hints are made from the shortest document to the
-longest, of equal ones from the last to the first. Share and boost are the published ones; contexts have 4 tokens, not
-15, so that short texts show it too.
+longest, of equal ones from the last to the first. Share and boost are the published ones; contexts have 2 tokens, not
+15, so that the probes of a short text show it too.
 
 Legend: B lanes, T positions.
 """
@@ -76,7 +76,7 @@ class TwoOrders(Wrapped):
     """A tilt whose hints were made along another order than the one that is scored."""
 
     def __init__(
-        self, base: Predictor, held_out: Documents, *, context: int = 4, share: float = 0.8, boost: float = 2.625
+        self, base: Predictor, held_out: Documents, *, context: int = 2, share: float = 0.8, boost: float = 2.625
     ) -> None:
         super().__init__(base)
         lengths = np.array([len(document) for document in held_out], dtype=np.int64)

@@ -34,6 +34,7 @@ def score_text(
     adapt: str | None = None,
     *,
     limit: int | None = None,
+    order: str | None = None,
     audit_positions: int = 32,
     seed: int | None = None,
     progress: Progress | None = None,
@@ -41,9 +42,10 @@ def score_text(
 ) -> Score:
     """Score `text`, or its first whole documents of at least one and at most `limit` bytes, with the artifact.
 
-    Lanes and chunk come from the artifact's recipe; `adapt` None means the recipe's own. `evaluation` is the clock, and
-    the ranks that share the work (all of them call this and return the same score); None is one rank without a limit.
-    Raises `LeakError` unless the text is held out, else as `score` does.
+    Lanes and chunk come from the artifact's recipe; `adapt` None means the recipe's own, and so does `order` of the
+    documents (`orders.py`). `evaluation` is the clock, and the ranks that share the work (all of them call this and
+    return the same score); None is one rank without a limit. Raises `LeakError` unless the text is held out,
+    `RecipeError` for an order that is not known, else as `score` does.
     """
     from paramgolf.predict.adapt import build_predictor
     from paramgolf.predict.evaluation import Evaluation
@@ -57,15 +59,16 @@ def score_text(
         part = text if limit is None else first_documents(text, limit)
         tokens = encode_documents(tokenizer, part.documents)
         lengths = [len(ids) for ids in tokens]
-        order = plan(lengths, lanes=settings.lanes, chunk=settings.chunk, order=settings.order)
+        processed = settings.order if order is None else order
+        placed = plan(lengths, lanes=settings.lanes, chunk=settings.chunk, order=processed)
     with evaluation.phase("build predictor"):
         ranks = evaluation.ranks if evaluation.ranks.world > 1 else None
-        predictor = build_predictor(artifact, chosen, lanes=settings.lanes, tokens=order.token_count, ranks=ranks)
+        predictor = build_predictor(artifact, chosen, lanes=settings.lanes, tokens=placed.token_count, ranks=ranks)
     with evaluation.phase("score") as phase:
         found = score(
             predictor,
             tokens,
-            order,
+            placed,
             tokenizer.boundary_id,
             raw_bytes=part.size(),
             text_digest=part.digest,

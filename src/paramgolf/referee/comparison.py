@@ -36,11 +36,12 @@ class Run:
     legal: bool | None
 
     @property
-    def kind(self) -> tuple[str, str, str]:
-        """What runs of one group share: all settings but the seed, the adaptation, and the text."""
+    def kind(self) -> tuple[str, ...]:
+        """What runs of one group share: all settings but the seed, the adaptation, the order, and the text."""
+        scored = self.score.adapt, self.score.plan.order, self.score.text_digest
         if self.recipe is None:
-            return f"folder {self.folder.resolve()}", self.score.adapt, self.score.text_digest
-        return replace(self.recipe, seed=0).fingerprint(), self.score.adapt, self.score.text_digest
+            return f"folder {self.folder.resolve()}", *scored
+        return replace(self.recipe, seed=0).fingerprint(), *scored
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Group:
             "seeds": [None if run.recipe is None else run.recipe.seed for run in self.runs],
             "text": {"name": self.runs[0].score.text_name, "digest": self.runs[0].score.text_digest},
             "adapt": self.runs[0].score.adapt,
+            "order": self.runs[0].score.plan.order,
             "bpb": [run.score.bpb for run in self.runs],
             "mean": bpb.mean,
             "sd": bpb.deviation,
@@ -112,7 +114,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 def groups_of(runs: Iterable[Run]) -> tuple[Group, ...]:
     """The runs by kind, in order of first mention. A seed counts once: later runs of it stand alone."""
-    kinds: dict[tuple[str, str, str], list[Run]] = {}
+    kinds: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         kinds.setdefault(run.kind, []).append(run)
     groups = []
@@ -198,7 +200,8 @@ def _train_seconds(path: Path) -> float | None:
 
 def _name(run: Run) -> str:
     called = run.folder.name if run.recipe is None else run.recipe.name
-    return called if run.score.adapt in ("", "none") else f"{called}, {run.score.adapt}"
+    also = [word for word in (run.score.adapt, run.score.plan.order) if word not in ("", "none", "stream")]
+    return ", ".join([called, *also])
 
 
 def _seed(run: Run) -> int:

@@ -105,7 +105,8 @@ class Verdict:
 def merge(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """One finding a rule, in the order of first mention: a FAIL outweighs a PASS, and a proof outweighs UNPROVEN.
 
-    Sentences and numbers of equal weight are put together, so a rule proven twice shows both proofs.
+    Sentences and numbers of equal weight are put together, so a rule proven twice shows both proofs; a claim that both
+    make before a colon is said once.
     """
     weight = {"FAIL": 2, "PASS": 1, "UNPROVEN": 0}
     kept: dict[str, Finding] = {}
@@ -115,8 +116,14 @@ def merge(findings: Iterable[Finding]) -> tuple[Finding, ...]:
             kept[finding.rule] = finding
         elif finding.status == known.status and finding.says != known.says:
             both = {**known.numbers, **finding.numbers}
-            kept[finding.rule] = Finding(finding.rule, finding.status, f"{known.says} {finding.says}", both)
+            kept[finding.rule] = Finding(finding.rule, finding.status, _together(known.says, finding.says), both)
     return tuple(kept.values())
+
+
+def _together(one: str, other: str) -> str:
+    claim, colon, proof = other.partition(": ")
+    same = colon and one.startswith(claim + colon) and one.endswith(".")
+    return f"{one[:-1]}; {proof}" if same else f"{one} {other}"
 
 
 def _plain(value: Any) -> Number:

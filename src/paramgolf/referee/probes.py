@@ -36,7 +36,7 @@ from paramgolf.referee.probe_passes import (
     plain_pass,
     questioned_pass,
 )
-from paramgolf.referee.rules_audit import audit_findings
+from paramgolf.referee.rules_audit import PROBING, audit_findings
 
 Make = Callable[[Sequence[Int64]], Predictor]
 
@@ -93,7 +93,7 @@ def share_seen(positions: int, confidence: float = 0.95) -> float:
 def _audit_findings(audit: Audit, probed: Probed, tolerance: Tolerance) -> list[Finding]:
     """What the questioned pass's audit says, with the share of positions that it could not have missed."""
     seen = {"share_seen_95": share_seen(audit.positions)}
-    found = audit_findings(audit, probed.plan.token_count, tolerance)
+    found = audit_findings(audit, probed.plan.token_count, tolerance, PROBING)
     told = [Finding(one.rule, one.status, one.says, {**one.numbers, **seen}) for one in found]
     return [_if_lanes_were_filled(one, probed) if one.rule == "lanes-apart" else one for one in told]
 

@@ -60,7 +60,11 @@ def reproducible(found: Evidence, _: Limits) -> Finding:
 
 
 def unlike_artifact(found: Evidence, settings: ScoreRecipe) -> str:
-    """Why the recorded score cannot be one of an artifact with these settings; "" if it can."""
+    """Why the recorded score cannot be one of an artifact with these settings; "" if it can.
+
+    What adapts and the order of documents are the score's own: `score --adapt` and `--order` may choose others than the
+    recipe, and the record names them.
+    """
     adapt = str((found.score or {}).get("adapt") or settings.adapt)
     if adapt not in ADAPTATIONS:
         return f"the score was made with {adapt[:40]!r}, which is no honest adaptation ({', '.join(ADAPTATIONS)})."
@@ -68,6 +72,4 @@ def unlike_artifact(found: Evidence, settings: ScoreRecipe) -> str:
     if order is not None and (order.lanes, order.chunk) != (settings.lanes, settings.chunk):
         recorded = f"{order.lanes} lanes of {order.chunk} tokens"
         return f"the score was made in {recorded}, the artifact's recipe says {settings.lanes} of {settings.chunk}."
-    if order is not None and order.order != settings.order:
-        return f"documents were scored in the order {order.order!r}, the artifact's recipe says {settings.order!r}."
     return ""

@@ -7,6 +7,8 @@ from paramgolf.referee.evidence import Evidence
 from paramgolf.referee.finding import Finding
 from paramgolf.referee.limits import Limits
 
+SCORING, PROBING = "while scoring", "in probes"
+
 
 def sums_to_one(found: Evidence, _: Limits) -> Finding:
     """Audited rows are distributions (C2)."""
@@ -38,9 +40,11 @@ def predict_is_pure(found: Evidence, _: Limits) -> Finding:
     return _from_evidence("predict-is-pure", found)
 
 
-def audit_findings(audit: Audit, tokens: int, tolerance: Tolerance = TOLERANCE) -> tuple[Finding, ...]:
-    """The findings of one audit of a score of `tokens` tokens, for a score that was just made."""
-    return tuple(_judge(rule, audit, tokens, tolerance) for rule in _MEASURES)
+def audit_findings(
+    audit: Audit, tokens: int, tolerance: Tolerance = TOLERANCE, when: str = SCORING
+) -> tuple[Finding, ...]:
+    """The findings of one audit of `tokens` tokens that were just credited; `when`: in a score, or by the probes."""
+    return tuple(_judge(rule, audit, tokens, tolerance, when) for rule in _MEASURES)
 
 
 # rule: field of the audit, field of the tolerance, what an honest row does, what a rogue's did, unit
@@ -95,15 +99,16 @@ def _from_evidence(rule: str, found: Evidence) -> Finding:
     return _judge(rule, found.audit, tokens, GPU_TOLERANCE if on_gpu else TOLERANCE)
 
 
-def _judge(rule: str, audit: Audit, tokens: int, tolerance: Tolerance) -> Finding:
+def _judge(rule: str, audit: Audit, tokens: int, tolerance: Tolerance, when: str = SCORING) -> Finding:
     field, limit_name, honest, rogue, unit = _MEASURES[rule]
     error, limit = float(getattr(audit, field)), float(getattr(tolerance, limit_name))
     numbers = {field: error, "limit": limit, "positions": audit.positions}
     if error > limit:
-        says = f"{rogue} {error:.3g}{unit} ({audit.positions} positions audited; {limit:.0e} is allowed)."
+        says = f"{rogue} {error:.3g}{unit} {when} ({audit.positions} positions; {limit:.0e} is allowed)."
         return Finding(rule, "FAIL", says, numbers)
     needed = min(ENOUGH_POSITIONS, (tokens + 1) // 2)
     if audit.positions < max(needed, 1):
-        says = f"only {audit.positions} of {tokens} positions were audited; at least {max(needed, 1)} are needed."
+        says = f"only {audit.positions} of {tokens} positions were audited {when}; {max(needed, 1)} are needed."
         return Finding(rule, "UNPROVEN", says, numbers)
-    return Finding(rule, "PASS", f"{honest} ({audit.positions} positions audited, worst {error:.1g}{unit}).", numbers)
+    says = f"{honest}: {when} ({audit.positions} positions, worst {error:.1g}{unit})."
+    return Finding(rule, "PASS", says, numbers)

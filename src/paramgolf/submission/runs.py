@@ -56,7 +56,7 @@ def require_one_record(runs: Sequence[ScoredRun]) -> None:
                 f"{first.folder} was scored on text {_says_text(first)}, {run.folder} on {_says_text(run)}; "
                 "score all runs on one text"
             )
-        for name in ("adapt", "documents_not_lossless", "bytes"):
+        for name in ("adapt", "plan", "documents_not_lossless", "bytes"):
             if run.score.get(name) != first.score.get(name):
                 raise RunError(
                     f"{first.folder} was scored with {name} {first.score.get(name)}, "
