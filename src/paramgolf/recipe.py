@@ -98,9 +98,6 @@ class ModelRecipe:
             raise RecipeError(f"model.mlp_ratio={self.mlp_ratio} of model.width={self.width} leaves the MLP no channel")
         if self.unet and self.layers < 2:
             raise RecipeError(f"model.unet=True needs model.layers of 2 or more, found {self.layers}")
-        self._check_composition()
-        if self.bigram_buckets in (1, 2) or self.bigram_buckets < 0:
-            raise RecipeError(f"model.bigram_buckets={self.bigram_buckets} must be 0 or at least 3")
         for name in ("xsa_layers", "value_layers", "routed_layers", "looped_layers"):
             chosen = getattr(self, name)
             if list(chosen) != sorted(set(chosen)) or any(not 0 <= layer < self.layers for layer in chosen):
@@ -108,6 +105,9 @@ class ModelRecipe:
                     f"model.{name}={','.join(map(str, chosen))} must ascend within 0..{self.layers - 1} "
                     f"(model.layers={self.layers})"
                 )
+        self._check_composition()
+        if self.bigram_buckets in (1, 2) or self.bigram_buckets < 0:
+            raise RecipeError(f"model.bigram_buckets={self.bigram_buckets} must be 0 or at least 3")
 
     def _check_composition(self) -> None:
         looped = self.looped_layers
@@ -466,7 +466,12 @@ class ScoreRecipe:
         ends = f"score.lora_chunks_until={','.join(map(str, until))}"
         if not chunks or any(chunk < 1 for chunk in chunks):
             raise RecipeError(f"{given} must name one positive number of tokens or more")
-        if len(until) != len(chunks) - 1 or list(until) != sorted(set(until)):
+        if len(until) != len(chunks) - 1:
+            raise RecipeError(
+                f"score.lora_chunks_until needs one place fewer than {given} ({len(chunks) - 1}), found "
+                f"{','.join(map(str, until)) or 'none'}"
+            )
+        if list(until) != sorted(set(until)):
             raise RecipeError(f"{ends} must ascend and name the position where each of {given} but the last ends")
         for chunk, first, last in zip(chunks, (0, *until), until):
             if last <= first or (last - first) % chunk:

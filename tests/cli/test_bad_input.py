@@ -78,6 +78,33 @@ def test_train_asks_for_the_adaptation_first(name: str, says: str, tmp_path: Pat
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--squeeze.corrected_tensors", "9999"], "corrected_tensors=9,999 is more than the"),
+        (["--train.batch_tokens", "8192", "--train.packed", "true", "--train.order", "stream"], "micro_tokens=999"),
+    ],
+)
+def test_train_refuses_before_the_run_begins(flags: list[str], says: str, tmp_path: Path, capsys: Captured) -> None:
+    """What no training could honour is the one line that is said, and no folder is left."""
+    text, data, out = tmp_path / "text.txt", tmp_path / "data", tmp_path / "run"
+    text.write_text("a few words\n" * 30)
+    assert main(["data", "prepare", str(text), "--tokenizer", "bytes", "--out", str(data)]) == 0
+    assert "one document alone: it is cut into" in capsys.readouterr().err
+    words = ["train", "quickstart", "--data", data, "--out", out, "--train.micro_tokens", "999", *flags]
+    assert main([str(word) for word in [*words, "--tokenizer.kind", "bytes", "--tokenizer.vocab_size", "260"]]) == 2
+    said = capsys.readouterr().err
+    assert says in said and "recipe quickstart" not in said
+    assert not list(tmp_path.glob("run*"))
+
+
+def test_every_setting_with_a_comment_has_its_line_of_help(capsys: Captured) -> None:
+    """`train --help` describes settings by what stands behind them in the recipe's source."""
+    assert main(["train", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of the squared activation below zero" in said and "tokens of the context that gives a hint" in said
+
+
 def test_train_says_what_calibration_takes_of_its_seconds() -> None:
     """The first line tells why the display counts fewer seconds than were asked for, where calibration takes some."""
     assert train._kept(get_recipe("pr2140_tiny")) == ", 15 of 300 s are kept for calibration"

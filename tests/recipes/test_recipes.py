@@ -182,7 +182,10 @@ def test_unknown_names_get_a_suggestion(wrong: str, hint: str) -> None:
         (lambda: ScoreRecipe(lora_beta2=float("nan")), "lora_beta2=nan is outside 0..1"),
         (lambda: ScoreRecipe(lora_chunks=()), "lora_chunks= must name one positive number"),
         (lambda: ScoreRecipe(lora_chunks=(0,)), "lora_chunks=0 must name one positive number"),
-        (lambda: ScoreRecipe(lora_chunks=(16, 32)), "lora_chunks_until= must ascend .* score.lora_chunks=16,32"),
+        (
+            lambda: ScoreRecipe(lora_chunks=(16, 32)),
+            r"lora_chunks_until needs .* lora_chunks=16,32 \(1\), found none",
+        ),
         (
             lambda: ScoreRecipe(lora_chunks=(16, 32, 64), lora_chunks_until=(256, 2000)),
             "lora_chunks_until=256,2000 and score.lora_chunks=16,32,64: chunks of 32 tokens from position 256 .* 2000",
@@ -193,6 +196,7 @@ def test_unknown_names_get_a_suggestion(wrong: str, hint: str) -> None:
             "lora_chunks_until=5,3 must ascend .* score.lora_chunks=1,1,1",
         ),
         (lambda: BudgetRecipe(train_seconds=0), "^budget.train_seconds=0 must be positive"),
+        (lambda: ModelRecipe(looped_layers=(2, 9)), r"looped_layers=2,9 must ascend within 0\.\.5"),
         (lambda: ModelRecipe(heads=0), "^model.heads=0 must be positive"),
         (lambda: ScoreRecipe(tilt_boost=-1.0), "^score.tilt_boost=-1.0 must not be negative"),
         (lambda: ScoreRecipe(tilt_share=2.0), "^score.tilt_share=2.0 is outside 0..1"),

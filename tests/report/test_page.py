@@ -15,7 +15,7 @@ from paramgolf.artifact.container import build_container
 from paramgolf.errors import ParamgolfError, RunError
 from paramgolf.recipe import Recipe
 from paramgolf.report.page import member_groups, render, tensor_groups, write_page
-from paramgolf.report.plots import bits_by_position, running_mean
+from paramgolf.report.plots import bits_by_position, one_after_the_other, running_mean
 
 PLOTS = ["peers", "parts", "loss", "position", "ledger", "tensors", "members"]
 HOSTILE = "<script>alert(1)</script> & </pre><img src=x onerror=alert(2)> " + "wide" * 60
@@ -100,6 +100,23 @@ def test_every_part_is_on_the_page(page: str) -> None:
     for words in ("1.2431", "NOT legal".lower(), "1,228,675 bytes in 60 documents", "20,480 B as 3,190 B", "Test CPU"):
         assert words in page
     assert all(f'id="{key}"' in page for key in PLOTS)
+
+
+def test_the_evaluation_is_drawn_after_the_run() -> None:
+    """Phases of the evaluation's own clock, which begins at 0 too, follow the run's end and keep their distances."""
+    rows = [
+        ("train", 1.0, 60.0),
+        ("squeeze", 61.0, 4.0),
+        ("evaluation: open", 0.0, 2.0),
+        ("evaluation: score", 2.5, 9.0),
+    ]
+    found = one_after_the_other([{"name": name, "start": start, "seconds": took} for name, start, took in rows])
+    assert [(entry["name"], entry["start"]) for entry in found] == [
+        ("train", 1.0),
+        ("squeeze", 61.0),
+        ("evaluation: open", 65.0),
+        ("evaluation: score", 67.5),
+    ]
 
 
 def test_text_of_the_model_cannot_become_markup(page: str) -> None:

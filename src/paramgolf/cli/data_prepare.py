@@ -81,11 +81,14 @@ def run(options: argparse.Namespace, output: Output) -> int:
     output.note(survey.says())
     if data is not None:
         held_out, split = _held_out(options, survey.documents, data, output)
-        output.note(f"split: {split.says()}")
+        output.note(f"split: {split.says()}{_hint(options, survey.documents, held_out)}")
         folder = prepare_held_out(held_out, data, options.out, split=split)
     else:
         train, held_out, split = _divide(options, survey.documents)
         output.note(f"split: {split.says()}")
+        if options.held_out_first is None and len({document for document in survey.documents if document}) == 1:
+            sizes = f"{train.size():,} bytes to learn from and {held_out.size():,} held out"
+            output.note(f"one document alone: it is cut into {sizes}")
         folder = prepare(train, held_out, _tokenizer(options, train, output), options.out, split=split)
     _show(folder, split, output)
     return 0
@@ -148,6 +151,14 @@ def _held_out(
         kept = [document for index, document in enumerate(held_out.documents) if index not in seen]
         held_out = HeldOutText(held_out.name, kept)
     return held_out, split
+
+
+def _hint(options: argparse.Namespace, documents: list[bytes], held_out: HeldOutText) -> str:
+    """How to hold out all of the text, where nobody asked for a part of it."""
+    asked = options.held_out_first is not None or options.held_out is not None or options.leave_out_copies
+    if asked or len(held_out.documents) == len(documents):
+        return ""
+    return f", {len(held_out.documents):,} of {len(documents):,} documents; --held-out-first {len(documents)} takes all"
 
 
 def _as_divided(documents: list[bytes], split: Split) -> list[bytes]:

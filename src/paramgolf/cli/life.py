@@ -87,6 +87,16 @@ def require_tokenizer(recipe: Recipe, tokenizer: Tokenizer, source: str) -> None
     )
 
 
+def require_matrices(recipe: Recipe) -> None:
+    """Refuse to correct more tensors than the model has matrices: before the training, not after it."""
+    from paramgolf.model.arithmetic import tensor_shapes
+
+    asked, shapes = recipe.squeeze.corrected_tensors, tensor_shapes(recipe.model, recipe.tokenizer.vocab_size)
+    matrices = sum(len(shape) == 2 for shape in shapes.values())
+    if asked > matrices:
+        raise RecipeError(f"squeeze.corrected_tensors={asked:,} is more than the {matrices} matrices of the model")
+
+
 def write_recipe(run: RunFolder, recipe: Recipe) -> None:
     """recipe.json, byte for byte what the fingerprint is of."""
     run.write_text("recipe.json", recipe.to_json() + "\n")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,6 +20,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser, sections: Sequence[str] = 
     """One flag a setting of the named sections, without a default: the recipe has it."""
     for section in sections:
         kind = get_type_hints(Recipe)[section]
+        says = _comments(kind)
         group = parser.add_argument_group(f"{section}: {str(kind.__doc__).splitlines()[0]}")
         for name, hint in get_type_hints(kind).items():
             choices = get_args(hint) if get_origin(hint) is Literal else ()
@@ -28,7 +31,14 @@ def add_recipe_flags(parser: argparse.ArgumentParser, sections: Sequence[str] = 
                 type=str if choices else _reader(hint),
                 choices=choices or None,
                 metavar="|".join(choices) if choices else name_of_type,
+                help=says.get(name, "").replace("%", "%%"),
             )
+
+
+def _comments(kind: type[Any]) -> dict[str, str]:
+    """What stands behind each setting in the source of its section, which is its one description."""
+    found = (re.match(r"    (\w+): .*?  # (.+)", line) for line in inspect.getsource(kind).splitlines())
+    return {match[1]: match[2] for match in found if match}
 
 
 def override(recipe: Recipe, options: argparse.Namespace) -> Recipe:

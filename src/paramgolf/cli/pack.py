@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from paramgolf.cli.arguments import UsageError, byte_count
 from paramgolf.cli.output import Output
 from paramgolf.cli.overrides import add_recipe_flags, override
-from paramgolf.errors import RunError
+from paramgolf.errors import OutputError, RunError
 from paramgolf.recipe import BudgetRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     from paramgolf.artifact.open import open_artifact
     from paramgolf.artifact.pack import pack
     from paramgolf.cli.calibrate import says_calibrated
-    from paramgolf.cli.life import ARTIFACT, averaged_weights, says_packed
+    from paramgolf.cli.life import ARTIFACT, averaged_weights, require_matrices, says_packed
     from paramgolf.clock import Clock
     from paramgolf.run_folder import RunFolder
     from paramgolf.train.checkpoint import CHECKPOINT, load_checkpoint
@@ -58,6 +59,10 @@ def run(options: argparse.Namespace, output: Output) -> int:
     budget = recipe.budget.packed_bytes() if options.budget is None else options.budget
     if options.budget is not None:
         recipe = dataclasses.replace(recipe, budget=_packed_budget(recipe.budget, budget))
+    require_matrices(recipe)
+    out = options.new_run or options.out or folder.path / f"model-{budget}.pyz"
+    if os.path.lexists(out):  # before the work, not after it
+        raise OutputError(f"{out} exists already; choose another {'--new-run' if options.new_run else '--out'}")
     packed = open_artifact(folder.path / ARTIFACT)
     tensors, trained = load_checkpoint(folder.path / CHECKPOINT)
     weights = averaged_weights(tensors)
@@ -75,7 +80,6 @@ def run(options: argparse.Namespace, output: Output) -> int:
         out = options.new_run / ARTIFACT
         output.next("paramgolf", "score", out, "TEXT", "--out", options.new_run)
     else:
-        out = options.out or folder.path / f"model-{budget}.pyz"
         measured = (None, None) if calibrated is None else (calibrated.hessians, calibrated.sensitivities)
         report = pack(recipe, packed.tokenizer, weights, primer, out, None, *measured)
         output.say(f"{out}: {says_packed(report)}")

@@ -54,15 +54,18 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 def _begin(options: argparse.Namespace, ranks: Ranks) -> Path | None:
     from paramgolf.cli.adapt_names import require_adaptation
-    from paramgolf.cli.life import require_tokenizer, train_new_run
+    from paramgolf.cli.life import require_matrices, require_tokenizer, train_new_run
+    from paramgolf.train.batches import sequences_of_rank
 
     if options.data is None:
         raise UsageError("--data DIR is needed: a folder that `paramgolf data prepare` wrote")
     recipe = recipe_of(options)
     require_adaptation(recipe.score.adapt)
+    require_matrices(recipe)
     out = options.out or Path("runs") / f"{recipe.name}-{recipe.fingerprint()}"
     data = _data(options.data)
     require_tokenizer(recipe, data.tokenizer, str(options.data))
+    sequences_of_rank(recipe.train, ranks.world)  # a batch that cannot be cut is refused before the run begins
     command = shlex.join(["paramgolf", "train", *_words(options, out)])
     says = f"recipe {recipe.name} {recipe.fingerprint()} on {options.data}{_kept(recipe)}"
     return train_new_run(recipe, data, out, ranks, command, says)

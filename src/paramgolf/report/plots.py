@@ -12,6 +12,7 @@ from paramgolf.report.svg import ACCENT, INK, LINE, MUTED, SOFT, new_figure, to_
 
 Floats = npt.NDArray[np.float64]
 BAR = 0.64
+EVALUATION = "evaluation: "  # how phases of `predict.evaluation` begin
 ROW_INCHES = 0.29
 
 
@@ -37,10 +38,13 @@ def loss_plot(metrics: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def ledger_plot(ledger: Sequence[Mapping[str, Any]]) -> str | None:
-    """Every phase as a bar from its start to its end; phases on the clock in the accent colour."""
+    """Every phase as a bar from its start to its end; phases on the clock in the accent colour.
+
+    An evaluation has a clock of its own, which began at another time: its phases follow where the run's end.
+    """
     if not ledger:
         return None
-    phases = sorted(ledger, key=lambda entry: float(entry["start"]))
+    phases = one_after_the_other(ledger)
     figure, axes = new_figure(0.7 + ROW_INCHES * len(phases))
     starts = np.array([float(entry["start"]) for entry in phases])
     seconds = np.array([float(entry["seconds"]) for entry in phases])
@@ -55,8 +59,18 @@ def ledger_plot(ledger: Sequence[Mapping[str, Any]]) -> str | None:
         )
     axes.set_yticks(places, [str(entry["name"]) for entry in phases])
     axes.set_xlim(0, end * 1.14)
-    axes.set_xlabel("seconds since the clock began")
+    axes.set_xlabel("seconds; evaluation, a clock of its own, is drawn after the run")
     return to_svg(figure, "ledger of phases")
+
+
+def one_after_the_other(ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The run's phases by start, then those of the evaluation, moved to begin where the run's end."""
+    phases = sorted((dict(entry) for entry in ledger), key=lambda entry: float(entry["start"]))
+    run = [entry for entry in phases if not str(entry["name"]).startswith(EVALUATION)]
+    evaluation = [entry for entry in phases if str(entry["name"]).startswith(EVALUATION)]
+    end = max((float(entry["start"]) + float(entry["seconds"]) for entry in run), default=0.0)
+    moved = end - min((float(entry["start"]) for entry in evaluation), default=0.0)
+    return run + [{**entry, "start": float(entry["start"]) + moved} for entry in evaluation]
 
 
 def bytes_plot(sizes: Mapping[str, int], label: str) -> str | None:
