@@ -221,6 +221,8 @@ def test_all_of_a_text_can_be_held_out_beside_training_shards(texts: Path, tmp_p
     assert main(["data", "prepare", str(texts), "--tokenizer", "bytes", "--out", str(data)]) == 0
     words = ["data", "prepare", str(text), "--train-shards", str(data), "--out", str(val), "--held-out-first"]
     capsys.readouterr()
+    part = [word if word != str(val) else str(tmp_path / "part") for word in words[:-1]]
+    assert main(part) == 0 and "--held-out-first 3 takes all" in capsys.readouterr().err
     assert main([*words, "4"]) == 2 and "first 4 of 3" in capsys.readouterr().err
     assert main([*words, "3", "--json"]) == 0
     assert "3 documents" in capsys.readouterr().err.splitlines()[-1]

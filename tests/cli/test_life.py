@@ -294,8 +294,9 @@ def test_pack_again_into_a_run_folder(home: Path, tmp_path: Path, capsys: Captur
     assert recipe.budget.packed_bytes() == old - 2000
     assert recipe.budget.artifact_bytes == Recipe.from_json((run / "recipe.json").read_text()).budget.artifact_bytes
     assert (smaller / "ledger.json").read_bytes() == (run / "ledger.json").read_bytes()
+    capsys.readouterr()
     assert main(["pack", str(run), "--new-run", str(smaller)]) == 2
-    assert f"{smaller} exists" in capsys.readouterr().err
+    assert capsys.readouterr().err.strip().startswith(f"paramgolf pack: {smaller} exists")  # before any work
     assert main(["pack", str(run), "--out", "x.pyz", "--new-run", "y"]) == 2
 
 

@@ -96,7 +96,7 @@ def figures_of(data: RunData, facts: Facts) -> list[Figure]:
             "ledger",
             "Where the time went",
             "Every phase from start to end. Phases on the clock count against the budget; the pale ones do not, and "
-            "are listed all the same.",
+            "are listed all the same. The evaluation has a clock of its own and is drawn after the run.",
             plots.ledger_plot(data.ledger or []),
         ),
         Figure(

@@ -59,7 +59,7 @@ def ledger_plot(ledger: Sequence[Mapping[str, Any]]) -> str | None:
         )
     axes.set_yticks(places, [str(entry["name"]) for entry in phases])
     axes.set_xlim(0, end * 1.14)
-    axes.set_xlabel("seconds; evaluation, a clock of its own, is drawn after the run")
+    axes.set_xlabel("seconds")
     return to_svg(figure, "ledger of phases")
 
 
