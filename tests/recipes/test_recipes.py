@@ -184,7 +184,7 @@ def test_unknown_names_get_a_suggestion(wrong: str, hint: str) -> None:
         (lambda: ScoreRecipe(lora_chunks=(0,)), "lora_chunks=0 must name one positive number"),
         (
             lambda: ScoreRecipe(lora_chunks=(16, 32)),
-            r"lora_chunks_until needs .* lora_chunks=16,32 \(1\), found none",
+            r"lora_chunks_until needs .*lora_chunks=16,32 \(1\), found none",
         ),
         (
             lambda: ScoreRecipe(lora_chunks=(16, 32, 64), lora_chunks_until=(256, 2000)),
